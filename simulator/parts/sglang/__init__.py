@@ -1,4 +1,4 @@
-"""SGLang's own scheduler."""
+"""The scheduler of SGLang."""
 
 from __future__ import annotations
 

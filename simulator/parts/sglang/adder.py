@@ -1,7 +1,7 @@
-"""Which prompts SGLang adds to a step: the budgets of `PrefillAdder`, and the order of the queue.
+"""Admission of prompts to a step by SGLang: the budgets of `PrefillAdder`, and the order of the queue.
 
-(sglang/srt/managers/schedule_policy.py, 0.5.9 to 0.5.23.) Requests ask for exactly the tokens that they get, as
-benchmarks do (`max_new_tokens` with `ignore_eos`).
+(sglang/srt/managers/schedule_policy.py, 0.5.9 to 0.5.23.) Requests ask for exactly the number of tokens that they
+generate, as in benchmarks (`max_new_tokens` with `ignore_eos`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .radix import common_tokens, lock, match
 from .state import Sglang
 
 Attempt = IntEnum("Attempt", "GO_ON NO_TOKEN OTHER", start=0)
-"""Results of trying a request: continue with the next one, or stop because of memory or of the step."""
+"""Results of an attempt to add a request: continue with the next request, or stop because of memory or another budget."""
 
 
 @compiled_inside
@@ -49,20 +49,20 @@ def open_budgets(state: State, sglang: Sglang, rank: int) -> None:
 
 @compiled_inside
 def still_to_come(state: State, sglang: Sglang, rank: int, index: int) -> float:
-    """Tokens that a running request is expected to take yet."""
+    """Return the number of tokens that a running request is expected to generate."""
     left = min(state.requests[index].output - state.requests[index].generated, sched.CLIP)
     return float(left if sglang.rules.patch >= sched.LENGTHS else left * sglang.ratio[rank])
 
 
 @compiled_inside
 def beside(sglang: Sglang, since: int) -> int:
-    """Return the additional tokens that a prompt is counted with, from a version on."""
+    """Return the extra tokens that admission adds to each prompt: a page from version `since` on, else 0."""
     return int(sglang.rules.page if sglang.rules.patch >= since else 0)
 
 
 @compiled_inside
 def charge(sglang: Sglang, tokens: int, answer: int) -> None:
-    """Count a prompt's tokens in a step, and its expected output."""
+    """Subtract a prompt's tokens and its expected output (`answer`) from the budgets of a step."""
     adder = sglang.adder[0]
     pages = blocks_of(tokens, sglang.rules.page)
     paged = pages * sglang.rules.page
@@ -76,7 +76,7 @@ def charge(sglang: Sglang, tokens: int, answer: int) -> None:
 
 @compiled_inside
 def state_of(sglang: Sglang, rank: int) -> int:
-    """Return whether a step can take further prompts, or the reason why it cannot."""
+    """Return whether a step can take further prompts (`GO_ON`), or the budget that is exhausted."""
     have = available(sglang, rank)
     if have - sglang.offset[0] <= 0.0 or have - sglang.adder[0].taken <= 0:
         return Attempt.NO_TOKEN
@@ -87,9 +87,9 @@ def state_of(sglang: Sglang, rank: int) -> int:
 
 @compiled_part
 def cut_again(state: State, sglang: Sglang, rank: int, index: int) -> int:
-    """Next tokens of the prompt that is being cut, 0 where they do not fit; sets `A_CUT`.
+    """Return the next tokens of the prompt that is cut into chunks, 0 if they do not fit; set `adder.cut` if some are left.
 
-    SGLang would stop with an error where they do not: here the prompt waits, and decodes go on.
+    SGLang would stop with an error if they do not fit. Here the prompt waits, and decodes continue.
     """
     request, adder = state.requests[index], sglang.adder[0]
     left = request.target - request.covered
@@ -140,9 +140,9 @@ def try_tokens(state: State, sglang: Sglang, rank: int, index: int, found: int) 
 
 @compiled_part
 def note_state(state: State, keys: F8, size: int, index: int, sorting: bool) -> int:
-    """Note what a request without an end has still to come, and what it holds then.
+    """Insert a request into `keys`: its remaining output tokens, and its total tokens at present; return the new size.
 
-    After the first of a step SGLang puts one that outlasts all others before the last of them.
+    After the first of a step, SGLang inserts a request that outlasts all others before the last of them.
     """
     request = state.requests[index]
     left = request.output - request.generated
@@ -164,9 +164,9 @@ def note_state(state: State, keys: F8, size: int, index: int, sorting: bool) -> 
 
 @compiled_part
 def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int) -> tuple[int, int]:
-    """`try_tokens` without a tree (`add_one_req_ignore_eos`): by when running requests end.
+    """Admit a request as `try_tokens`, but without a radix tree, by the ends of running requests (`add_one_req_ignore_eos`).
 
-    `first` is the place of the first prompt of the step among the running ones.
+    `first` is the index of the step's first prompt among the running requests.
     """
     request, adder, page, keys = state.requests[index], sglang.adder[0], sglang.rules.page, sglang.keys
     extend, have = request.target, available(sglang, rank)
@@ -199,7 +199,7 @@ def try_endless(state: State, sglang: Sglang, rank: int, index: int, first: int)
 
 @compiled_part
 def try_next(state: State, sglang: Sglang, rank: int, first: int) -> tuple[int, int]:
-    """Try the head of the queue; return its tokens in the step, and the next action."""
+    """Try to add the head of the queue; return its tokens in the step, and the next action."""
     i = state.ranks[rank].head
     request, content = state.requests[i], state.contents[i]
     prefix = use_prefix(state, sglang, rank, i, request.target)
@@ -214,9 +214,9 @@ def try_next(state: State, sglang: Sglang, rank: int, first: int) -> tuple[int, 
 
 @compiled_part
 def sort_queue(state: State, sglang: Sglang, rank_index: int) -> None:
-    """Sort a queue of up to `LPM_QUEUE` by the prefix that is cached, the longest first (`calc_priority`).
+    """Sort a queue of up to `LPM_QUEUE` requests by cached prefix, the longest first (`calc_priority`).
 
-    One that has little of it but much in common with an earlier one of the queue goes last.
+    A request with a short cached prefix that shares many tokens with an earlier request of the queue is sorted last.
     """
     rank, keys, order = state.ranks[rank_index], sglang.keys, sglang.order
     if not sglang.rules.lpm or rank.waiting > sched.LPM_QUEUE:

@@ -1,7 +1,8 @@
 """Memory of SGLang's requests: their pages, and a locked prefix of the radix tree.
 
-Columns of a request: `covered` counts the tokens that have memory (kv_committed_len, including the planned step; 0 after
-retraction), `blocks` its own pages, `keyed` its pages in the tree (cache_protected_len), `slot` their last node.
+Fields of a request: `covered` counts the tokens with memory (kv_committed_len, including the planned step; 0 after
+retraction). `blocks` counts its private pages, `keyed` its pages in the tree (cache_protected_len), and `slot` is the last
+node of these.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from .state import RETRACT_STEPS, Sglang
 
 @compiled_inside
 def count_free(state: State, kv_rules: KvRules, sglang: Sglang, rank: int) -> None:
-    """Bring a rank's free bytes in line with its pages."""
+    """Set a rank's free bytes from its free and evictable pages."""
     top = sglang.tree.tops[rank]
     state.free[rank] = (top.free + top.evictable) * kv_rules.block_bytes[0]
 
 
 @compiled_inside
 def take_tokens(state: State, sglang: Sglang, rank: int, index: int, tokens: int) -> None:
-    """Give a request memory for `tokens` more tokens; there is enough."""
+    """Allocate memory for `tokens` more tokens of a request; enough is free."""
     request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
     more = tokens
     if page > 1:
@@ -35,7 +36,7 @@ def take_tokens(state: State, sglang: Sglang, rank: int, index: int, tokens: int
 
 @compiled_part
 def use_prefix(state: State, sglang: Sglang, rank: int, index: int, tokens: int) -> int:
-    """Look for a waiting request's prompt in the tree, but for its last token; tokens found."""
+    """Find a waiting request's prompt in the tree, except its last token; return the number of tokens found."""
     content = state.contents[index]
     pages, node = 0, ROOT
     if sglang.rules.radix:
@@ -46,13 +47,13 @@ def use_prefix(state: State, sglang: Sglang, rank: int, index: int, tokens: int)
 
 @compiled_part
 def keep_prompt(state: State, sglang: Sglang, rank: int, index: int, tokens: int) -> None:
-    """Put what a running request has computed into the tree (`cache_unfinished_req`)."""
+    """Insert the computed tokens of a running request into the tree (`cache_unfinished_req`)."""
     if not sglang.rules.radix:
         return
     page, content = sglang.rules.page, state.contents[index]
     pages = tokens // page
     inserted = insert(sglang.tree, state, rank, index, pages, page)
-    sglang.tree.tops[rank].free += inserted - content.keyed  # computed twice
+    sglang.tree.tops[rank].free += inserted - content.keyed  # pages that another request has inserted in the meantime
     _, node = match(sglang.tree, state, rank, index, pages, page)
     content.blocks -= pages - content.keyed
     lock(sglang.tree, rank, content.slot, -1)
@@ -62,7 +63,7 @@ def keep_prompt(state: State, sglang: Sglang, rank: int, index: int, tokens: int
 
 @compiled_part
 def give_up(state: State, sglang: Sglang, rank: int, index: int, keep: bool) -> None:
-    """Free a request's memory, with its computed tokens inserted into the tree or not (`release_kv_cache`)."""
+    """Free a request's memory; insert its computed tokens into the tree if `keep` is set (`release_kv_cache`)."""
     request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
     top = sglang.tree.tops[rank]
     top.free += content.blocks
@@ -78,14 +79,14 @@ def give_up(state: State, sglang: Sglang, rank: int, index: int, keep: bool) -> 
 
 @compiled_inside
 def count_slots(sglang: Sglang, rank: int, more: int) -> None:
-    """Return batch slots of requests to the pool, or take some (`req_to_token_pool`)."""
+    """Add `more` to the rank's free request slots (`req_to_token_pool`); negative values take slots."""
     if sglang.turns.slots.size > 0:
         sglang.turns.slots[rank] += more
 
 
 @compiled_part
 def retract(state: State, sglang: Sglang, rank: int, index: int, others: int) -> None:
-    """Free a retracted request's memory, evict for the others' next steps (`release_req`), and restart the request."""
+    """Free a retracted request's memory, evict pages for the next steps of the others (`release_req`), and reset the request."""
     give_up(state, sglang, rank, index, False)
     request = state.requests[index]
     request.covered = request.cached = 0

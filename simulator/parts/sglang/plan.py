@@ -1,4 +1,4 @@
-"""SGLang's next step of one rank: prompts if any can run, else decodes, or both in mixed chunks.
+"""SGLang's plan of the next step of a rank: prompts if any can run, otherwise decodes; both with mixed chunks.
 
 (`get_next_batch_to_run`, `get_new_batch_prefill` and `update_running_batch` in
 sglang/srt/managers/scheduler.py, `retract_decode` in schedule_batch.py, 0.5.9 to 0.5.23.)
@@ -21,13 +21,14 @@ from .radix import evict_until_fits
 from .state import RETRACT_STEPS, Sglang
 
 RESERVED_DECODE = 512
-"""Tokens that each running request of a server that only decodes keeps free (`num_reserved_decode_tokens` in
-sglang/srt/server_args.py)."""
+"""Free tokens that a decode-only server reserves for each running request (`num_reserved_decode_tokens` in
+sglang/srt/server_args.py).
+"""
 
 
 @compiled_inside
 def merge(state: State, sglang: Sglang, rank_index: int) -> None:
-    """Let the prompts of the latest step join the running batch, but for one that is being cut."""
+    """Add the prompts of the latest step to the running batch, except a prompt that is still being cut."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
     if rank_state.extended == 0:
         return
@@ -44,14 +45,14 @@ def merge(state: State, sglang: Sglang, rank_index: int) -> None:
 
 @compiled_inside
 def brought(state: State, rank: int) -> bool:
-    """Whether the head of a queue comes with its cache from the engine that took its prompt."""
+    """Return whether the head of a queue has a KV cache that was transferred from a prefill engine."""
     i = state.ranks[rank].head
     return bool(i >= 0 and state.requests[i].covered == 0 and state.requests[i].cached > 0)
 
 
 @compiled_part
 def join_brought(state: State, sglang: Sglang, rank_index: int, known: float) -> None:
-    """Start requests with transferred caches at once, while memory is left for their outputs.
+    """Start requests with transferred caches at once, while memory for their outputs is left.
 
     (`_allocatable_tokens` and `pop_preallocated` of ``DecodePreallocQueue`` in sglang/srt/disaggregation/decode.py.)
     """
@@ -80,7 +81,7 @@ def join_brought(state: State, sglang: Sglang, rank_index: int, known: float) ->
 
 @compiled_inside
 def ends_in_flight(state: State, sglang: Sglang, index: int) -> bool:
-    """Whether a running request's last token is in flight, and known to be the last (`_reqs_finishing_inflight`)."""
+    """Return whether a running request's last token is in flight and known to be the last (`_reqs_finishing_inflight`)."""
     request = state.requests[index]
     last = sglang.rules.patch >= sched.LENGTHS and request.generated + 1 >= request.output
     return bool(last and request.covered >= request.input + request.generated)
@@ -88,7 +89,10 @@ def ends_in_flight(state: State, sglang: Sglang, index: int) -> bool:
 
 @compiled_inside
 def drop_finished(state: State, sglang: Sglang, rank: int, flying: bool) -> int:
-    """Take requests out of the running batch that have ended, and, if `flying`, whose last token is in flight: how many of these."""
+    """Remove finished requests from the running batch; return the number of removed requests with their last token in flight.
+
+    The latter are removed only if `flying` is set.
+    """
     rank_state, remaining, last = sglang.ranks[rank], int64(0), int64(0)
     for j in range(rank_state.decoding):
         i = state.running[rank, j]
@@ -106,7 +110,7 @@ def drop_finished(state: State, sglang: Sglang, rank: int, flying: bool) -> int:
 
 @compiled_part
 def plan_chunk(state: State, windows: I8, rank_index: int, index: int, tokens: int) -> None:
-    """Put tokens of a prompt behind what runs."""
+    """Append `tokens` tokens of a prompt to the rank's step."""
     rank = state.ranks[rank_index]
     state.running[rank_index, rank.running], state.fresh[rank_index, rank.running] = index, tokens
     rank.running += 1
@@ -120,19 +124,19 @@ def plan_chunk(state: State, windows: I8, rank_index: int, index: int, tokens: i
 
 @compiled_inside
 def slots_of(sglang: Sglang, rank: int) -> int:
-    """Return requests that may have memory, in addition to all batches."""
+    """Return the number of requests that may still get memory; unlimited without pipeline stages."""
     return int(sglang.turns.slots[rank]) if sglang.turns.slots.size > 0 else 1 << 40
 
 
 @compiled_inside
 def most_running(sglang: Sglang) -> int:
-    """Return the maximum of running requests with which a cut prompt continues: any, if it began in another batch."""
+    """Return the maximum of running requests with which a cut prompt continues; unlimited with pipeline stages."""
     return 1 << 40 if sglang.turns.slots.size > 0 else int(sglang.rules.sequences)
 
 
 @compiled_part
 def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, known: float) -> None:
-    """Add waiting requests to a step as long as there is room."""
+    """Add waiting requests to a step until a budget, memory or the limit of running requests is reached."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
     while rank.head >= 0:
         i = rank.head
@@ -160,7 +164,7 @@ def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, kn
 
 @compiled_part
 def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
-    """Give the prompts of a step their memory (`alloc_for_extend`)."""
+    """Allocate memory for the prompts of a step (`alloc_for_extend`)."""
     tokens, size, page = int64(0), state.ranks[rank].running, sglang.rules.page
     for j in range(first, size):
         tokens += state.fresh[rank, j]
@@ -175,7 +179,7 @@ def hold_prompts(state: State, sglang: Sglang, rank: int, first: int) -> None:
 
 @compiled_part
 def plan_prompts(state: State, sglang: Sglang, windows: I8, rank_index: int, known: float) -> int:
-    """Plan a step's prompts; how many there are."""
+    """Plan the prompts of a rank's step; return their number."""
     rank_state, rank = sglang.ranks[rank_index], state.ranks[rank_index]
     cut = rank_state.chunked
     look_again(sglang, rank_index)
@@ -210,7 +214,7 @@ def plan_prompts(state: State, sglang: Sglang, windows: I8, rank_index: int, kno
 
 @compiled_part
 def hold_decodes(state: State, sglang: Sglang, windows: I8, rank: int, first: int) -> None:
-    """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
+    """Plan one token and the drafts of each running request from index `first` on (`prepare_for_decode`)."""
     size, page, drafts = state.ranks[rank].running - first, sglang.rules.page, hooks.drafts_of(state)
     evict_until_fits(sglang.tree, state, rank, size * (page + drafts), page)
     plain, context = unbounded(windows) and drafts == 0, int64(0)
@@ -230,7 +234,7 @@ def hold_decodes(state: State, sglang: Sglang, windows: I8, rank: int, first: in
 
 @compiled_part
 def mix(state: State, sglang: Sglang, windows: I8, rank_index: int, prompts: int) -> None:
-    """Let the running batch decode behind the prompts of a step (`mix_with_running`)."""
+    """Append the decodes of the running batch to the prompts of a step (`mix_with_running`)."""
     rank_state, rank, room = sglang.ranks[rank_index], state.ranks[rank_index], 2 * (state.running.shape[1] // 3)
     running = int64(0)
     for j in range(rank_state.decoding):
@@ -252,7 +256,7 @@ def mix(state: State, sglang: Sglang, windows: I8, rank_index: int, prompts: int
 
 @compiled_part
 def decode_fits(state: State, sglang: Sglang, rank: int) -> bool:
-    """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
+    """Return whether memory suffices for the next tokens of the running batch, after eviction (`check_decode_mem`)."""
     need, page, more = int64(0), sglang.rules.page, 1 + hooks.drafts_of(state)
     for j in range(sglang.ranks[rank].decoding):
         room = state.requests[state.running[rank, j]].covered
@@ -263,7 +267,10 @@ def decode_fits(state: State, sglang: Sglang, rank: int) -> bool:
 
 @compiled_inside
 def later_out(state: State, index: int, position: int) -> bool:
-    """Whether a request has generated more than another, or as much of a shorter prompt."""
+    """Return whether a request is retracted later than another.
+
+    It has generated more tokens, or as many from a shorter prompt.
+    """
     one, other = state.requests[index], state.requests[position]
     if one.generated != other.generated:
         return bool(one.generated > other.generated)
@@ -272,9 +279,10 @@ def later_out(state: State, index: int, position: int) -> bool:
 
 @compiled_inside
 def fewest(sglang: Sglang) -> int:
-    """Return the minimum of running requests: a single one always has memory, except with other batches.
+    """Return the minimum number of running requests that retraction keeps.
 
-    SGLang would abort it; here it is requeued.
+    It is 1 with one batch, because a single request always has memory. With several batches it is 0: SGLang would abort the
+    request; here it is requeued.
     """
     return 0 if sglang.turns.slots.size > 0 else 1
 
@@ -316,7 +324,7 @@ def plan_decodes(state: State, sglang: Sglang, windows: I8, rank: int) -> None:
     if decode_fits(state, sglang, rank):
         sglang.ratio[rank] = max(sglang.ratio[rank] - sglang.rules.decay, sglang.rules.min_ratio)
     else:
-        rank_state.full = 0  # what leaves makes room
+        rank_state.full = 0  # finished requests free memory
         if ending > 0:
             return
         retract_some(state, sglang, rank)
@@ -325,7 +333,7 @@ def plan_decodes(state: State, sglang: Sglang, windows: I8, rank: int) -> None:
 
 @compiled_part
 def plan_step(state: State, sglang: Sglang, windows: I8, rank: int, known: float) -> None:
-    """Plan a rank's next step by what is known at a time."""
+    """Plan a rank's next step with the results known at time `known` [s]."""
     rank_state = sglang.ranks[rank]
     clear_sums(state, rank)
     if rank_state.chunked >= 0:

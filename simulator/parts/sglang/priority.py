@@ -1,8 +1,9 @@
-"""SGLang's priority scheduling: the order of the queue, and preemption for waiting requests (`_sort_by_priority_and_fcfs` and `PrefillAdder.preempt_to_schedule` in sglang/srt/managers/schedule_policy.py, `_get_new_batch_prefill_raw` and `_add_request_to_queue` in scheduler.py, 0.5.9).
+"""SGLang's priority scheduling: the order of the queue, and preemption for waiting requests.
 
-`noted` is the place of a request among all entries to a queue.
-Priorities are compared as keys, smaller first: `key` times a sign. A requeued request counts as new: among equals it
-is last.
+(`_sort_by_priority_and_fcfs` and `PrefillAdder.preempt_to_schedule` in sglang/srt/managers/schedule_policy.py,
+`_get_new_batch_prefill_raw` and `_add_request_to_queue` in scheduler.py, 0.5.9.) `noted` numbers the entries to queues.
+Priorities are compared as keys, the smallest first: `key` times a sign. A requeued request counts as new: among equal
+keys it is last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .state import CLIP, Sglang
 
 @compiled_part
 def append(state: State, sglang: Sglang, rank_index: int, index: int) -> None:
-    """Put a request at the end of a rank's queue."""
+    """Append a request to the end of a rank's queue."""
     rank = state.ranks[rank_index]
     link_in(state, rank, index, rank.tail, int64(-1))
     rank.waiting += 1
@@ -25,13 +26,13 @@ def append(state: State, sglang: Sglang, rank_index: int, index: int) -> None:
 
 @compiled_inside
 def key_of(state: State, sglang: Sglang, index: int) -> float:
-    """A request's priority, the smaller the sooner."""
+    """Return the sort key of a request's priority; the smallest key is first."""
     return float(state.requests[index].key * sglang.urgent.sign)
 
 
 @compiled_part
 def queue_by_priority(state: State, sglang: Sglang, rank_index: int, index: int) -> None:
-    """Queue a request behind all that go before it."""
+    """Insert a request into the queue after all requests with an equal or smaller key."""
     if not preempts(sglang):
         append(state, sglang, rank_index, index)
         return
@@ -55,7 +56,7 @@ def preempts(sglang: Sglang) -> bool:
 
 @compiled_inside
 def look_again(sglang: Sglang, rank: int) -> None:
-    """A full batch may have room by now (`try_preemption`)."""
+    """Clear the mark of a full batch, since preemption may free memory (`try_preemption`)."""
     if preempts(sglang):
         sglang.ranks[rank].full = 0
         sglang.urgent.marks[0].out = 0
@@ -63,10 +64,10 @@ def look_again(sglang: Sglang, rank: int) -> None:
 
 @compiled_part
 def choose(state: State, sglang: Sglang, rank: int, index: int) -> bool:
-    """Mark running requests to preempt for a waiting one; return whether they suffice.
+    """Mark running requests to preempt for a waiting request; return whether they free enough.
 
-    The least urgent first, of these the one that came last, each less urgent by more than the threshold,
-    until what they were expected to take is as much as is missing.
+    The request with the largest key is marked first, and the latest of equal ones. Each key must exceed the waiting
+    request's key by more than the threshold. Marking stops when their expected tokens cover the missing tokens.
     """
     request, mark, content = state.requests[index], sglang.order[1], state.contents[index]
     have = (sglang.tree.tops[rank].free + sglang.tree.tops[rank].evictable) * sglang.rules.page
@@ -97,7 +98,7 @@ def choose(state: State, sglang: Sglang, rank: int, index: int) -> bool:
 
 @compiled_inside
 def later(state: State, sglang: Sglang, index: int, position: int) -> bool:
-    """Whether a request is less urgent than another, or as urgent and came later."""
+    """Return whether a request has a larger key than another, or the same key and a later entry."""
     one, other = key_of(state, sglang, index), key_of(state, sglang, position)
     if one != other:
         return bool(one > other)
@@ -106,7 +107,7 @@ def later(state: State, sglang: Sglang, index: int, position: int) -> bool:
 
 @compiled_part
 def give_way(state: State, sglang: Sglang, rank: int, index: int, others: int) -> None:
-    """Take a marked request's memory, and what is expected of it off the step's budget."""
+    """Preempt a marked request: free its memory, and subtract its expected tokens from the step's budget."""
     sglang.offset[0] -= still_to_come(state, sglang, rank, index)
     if sglang.rules.mixed and state.requests[index].covered % sglang.rules.page == 0:
         sglang.adder[0].pages -= 1
@@ -115,7 +116,7 @@ def give_way(state: State, sglang: Sglang, rank: int, index: int, others: int) -
 
 @compiled_part
 def preempt_for(state: State, sglang: Sglang, rank_index: int, index: int) -> bool:
-    """Preempt running requests for a waiting one that has no room, if that can make enough."""
+    """Preempt running requests for a waiting request that does not fit, if that frees enough; return whether it did."""
     if not preempts(sglang) or not choose(state, sglang, rank_index, index):
         return False
     rank_state, rank, mark, out = sglang.ranks[rank_index], state.ranks[rank_index], sglang.order[1], sglang.urgent.out
@@ -129,7 +130,7 @@ def preempt_for(state: State, sglang: Sglang, rank_index: int, index: int) -> bo
         else:
             state.running[rank_index, remaining] = other
             remaining += 1
-    for j in range(rank.running - size):  # the step's prompts stand behind
+    for j in range(rank.running - size):  # the prompts of the step follow them
         state.running[rank_index, remaining + j] = state.running[rank_index, size + j]
         state.fresh[rank_index, remaining + j] = state.fresh[rank_index, size + j]
     rank_state.decoding = remaining
@@ -140,7 +141,7 @@ def preempt_for(state: State, sglang: Sglang, rank_index: int, index: int) -> bo
 
 @compiled_part
 def queue_preempted(state: State, sglang: Sglang, rank: int) -> None:
-    """Queue the requests that made way in this step, those chosen first before the others."""
+    """Requeue the requests that were preempted in this step, in the order in which they were chosen."""
     for k in range(sglang.urgent.marks[0].out):
         queue_by_priority(state, sglang, rank, sglang.urgent.out[k])
     sglang.urgent.marks[0].out = 0
@@ -148,7 +149,7 @@ def queue_preempted(state: State, sglang: Sglang, rank: int) -> None:
 
 @compiled_code
 def queue_urgent(sglang: Sglang, state: State, rank: int, index: int) -> None:
-    """Queue a request that has come."""
+    """Queue an arriving request, by priority if running requests may be preempted."""
     if preempts(sglang):
         queue_by_priority(state, sglang, rank, index)
     else:

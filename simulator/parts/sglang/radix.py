@@ -22,28 +22,30 @@ from ...engine.state import State
 I8 = npt.NDArray[np.int64]
 
 ROOT = 0
-"""The node of no pages; it is never evicted."""
+"""Node without pages; it is never evicted."""
 
 NODE = named("parent owner start pages lock time children place", "")
-"""A node: its parent; a request whose pages from its start on are the node's; pages before it and in it; running
-requests whose prefix it is in; when it was used last; children; its place in the heap (-1: it cannot be evicted)."""
+"""Fields of a node: its parent; a request whose pages from `start` on are the node's pages; number of pages before it and in
+it; running requests that lock it; time of the last use; number of children; its index in the heap (-1: not evictable).
+"""
 
 TOP = named("used spare heap clock evictable free", "")
-"""Of a rank's tree: nodes ever used, of them given back; leaves in the heap; the clock of uses; pages in nodes that
-nobody locks; pages that hold nothing."""
+"""Fields of a rank's tree: nodes ever used; returned nodes; leaves in the heap; clock of uses; pages in unlocked nodes;
+free pages.
+"""
 
 SPREAD = 2177342782468422677
-"""Odd factor that tells a parent's children from another's in the table."""
+"""Odd factor that separates the children of different parents in the table."""
 
 
 @by_address
 class Tree(NamedTuple):
-    """The trees of R ranks, of N nodes each at most."""
+    """Radix trees of R ranks, with at most N nodes each."""
 
     nodes: Records  # [R, N] of `NODE`
     table: I8  # [R, T, 3] key of a child's first page, its parent, the child (0: empty); T a power of 2
     heap: I8  # [R, N] leaves that can be evicted, the least recently used first
-    spare: I8  # [R, N] nodes given back
+    spare: I8  # [R, N] nodes that were returned
     tops: Records  # [R] of `TOP`
 
 
@@ -68,14 +70,14 @@ def new_tree(ranks: int, pages: int) -> Tree:
 
 @compiled_inside
 def key_at(state: State, index: int, position: int, page: int) -> int:
-    """Key of the content of a request's page `position`."""
+    """Return the key of the content of a request's page number `position`."""
     content = state.contents[index]
     return content_key(state.pool, content.hashes, content.hashed, index, position, page)
 
 
 @compiled_inside
 def common_tokens(state: State, index: int, position: int) -> int:
-    """Leading tokens that two requests are known to have in common."""
+    """Return the number of leading tokens that two requests are known to share."""
     one, other = state.contents[index], state.contents[position]
     if index == position:
         return 1 << 60
@@ -93,7 +95,7 @@ def common_tokens(state: State, index: int, position: int) -> int:
 
 @compiled_part
 def sift_up(nodes: Records, heap: I8, place: int) -> None:
-    """Move a leaf of the heap towards its start."""
+    """Move a leaf of the heap towards its root."""
     x = heap[place]
     while place > 0:
         above = (place - 1) // 2
@@ -107,7 +109,7 @@ def sift_up(nodes: Records, heap: I8, place: int) -> None:
 
 @compiled_part
 def sift_down(nodes: Records, heap: I8, place: int, size: int) -> None:
-    """Move a leaf of the heap towards its end."""
+    """Move a leaf of the heap away from its root."""
     x, below = heap[place], 2 * place + 1
     while below < size:
         if below + 1 < size and nodes[heap[below + 1]].time < nodes[heap[below]].time:
@@ -122,7 +124,7 @@ def sift_down(nodes: Records, heap: I8, place: int, size: int) -> None:
 
 @compiled_part
 def settle_leaf(tree: Tree, rank: int, node: int) -> None:
-    """Put a node into the heap if it can be evicted, take it out if not."""
+    """Insert a node into the heap if it can be evicted; remove it otherwise."""
     nodes, heap, top = tree.nodes[rank], tree.heap[rank], tree.tops[rank]
     leaf = node != ROOT and nodes[node].lock == 0 and nodes[node].children == 0
     at = nodes[node].place
@@ -142,7 +144,7 @@ def settle_leaf(tree: Tree, rank: int, node: int) -> None:
 
 @compiled_inside
 def touch(tree: Tree, rank: int, node: int, time: int) -> None:
-    """Record a use of a node, later than all before."""
+    """Record a use of a node at `time`, which is later than all earlier uses."""
     nodes = tree.nodes[rank]
     nodes[node].time = time
     if nodes[node].place >= 0:
@@ -151,7 +153,7 @@ def touch(tree: Tree, rank: int, node: int, time: int) -> None:
 
 @compiled_inside
 def slot_of(table: I8, key: int, parent: int) -> int:
-    """Table slot of a parent's child by its first page, or the empty slot for it."""
+    """Return the table slot of a parent's child by its first page, or the empty slot for this child."""
     mask = table.shape[0] - 1
     at = place(key + int64(parent) * SPREAD, mask)
     while table[at, 2] != 0 and not (table[at, 0] == key and table[at, 1] == parent):
@@ -161,14 +163,14 @@ def slot_of(table: I8, key: int, parent: int) -> int:
 
 @compiled_part
 def enter(table: I8, key: int, parent: int, node: int) -> None:
-    """Note a parent's child, in the place of another if it had one of this first page."""
+    """Insert a parent's child into the table, or replace the child with the same first page."""
     at = slot_of(table, key, parent)
     table[at, 0], table[at, 1], table[at, 2] = key, parent, node
 
 
 @compiled_part
 def strike(table: I8, key: int, parent: int) -> None:
-    """Drop a child from the table (backward-shift deletion)."""
+    """Remove a child from the table (backward-shift deletion)."""
     mask = table.shape[0] - 1
     hole = slot_of(table, key, parent)
     at = (hole + 1) & mask
@@ -184,7 +186,7 @@ def strike(table: I8, key: int, parent: int) -> None:
 
 @compiled_part
 def new_node(tree: Tree, rank: int, parent: int, owner: int, start: int, pages: int) -> int:
-    """A node, used now; it is in nobody's table and heap yet."""
+    """Return a new node that is used now; it is not yet in a table or heap."""
     nodes, top = tree.nodes[rank], tree.tops[rank]
     if top.spare > 0:
         top.spare -= 1
@@ -201,7 +203,7 @@ def new_node(tree: Tree, rank: int, parent: int, owner: int, start: int, pages: 
 
 @compiled_part
 def split(tree: Tree, state: State, rank: int, x: int, pages: int, page: int) -> int:
-    """Cut a node behind its first `pages` pages; the node of these, the other's parent."""
+    """Split a node after its first `pages` pages; return the new node with these pages, which is the parent of the rest."""
     nodes, table = tree.nodes[rank], tree.table[rank]
     node = nodes[x]
     owner, start, parent = node.owner, node.start, node.parent
@@ -215,9 +217,9 @@ def split(tree: Tree, state: State, rank: int, x: int, pages: int, page: int) ->
 
 @compiled_part
 def match(tree: Tree, state: State, rank: int, index: int, pages: int, page: int) -> tuple[int, int]:
-    """Leading pages of a request, of the first `pages`, that are in the tree, and their last node.
+    """Match the first `pages` pages of a request with the tree; return the number found and their last node.
 
-    Every node on the way is touched; the last is cut where the match ends inside.
+    Every node on the path is marked as used. The last node is split if the match ends inside it.
     """
     nodes, table, top = tree.nodes[rank], tree.table[rank], tree.tops[rank]
     top.clock += 1
@@ -239,7 +241,7 @@ def match(tree: Tree, state: State, rank: int, index: int, pages: int, page: int
 
 @compiled_part
 def insert(tree: Tree, state: State, rank: int, index: int, pages: int, page: int) -> int:
-    """Insert a request's leading pages into the tree; return how many were in it before."""
+    """Insert a request's leading pages into the tree; return the number that were in it before."""
     depth, x = match(tree, state, rank, index, pages, page)
     if depth < pages:
         leaf = new_node(tree, rank, x, index, depth, pages - depth)
@@ -253,7 +255,7 @@ def insert(tree: Tree, state: State, rank: int, index: int, pages: int, page: in
 
 @compiled_part
 def lock(tree: Tree, rank: int, node: int, by: int) -> None:
-    """Lock (`by` 1) or unlock (-1) a node and all before it."""
+    """Lock (`by` 1) or unlock (-1) a node and all its ancestors."""
     nodes, top = tree.nodes[rank], tree.tops[rank]
     while node != ROOT:
         before = nodes[node].lock
@@ -268,7 +270,7 @@ def lock(tree: Tree, rank: int, node: int, by: int) -> None:
 
 @compiled_part
 def evict(tree: Tree, state: State, rank: int, tokens: int, page: int) -> None:
-    """Drop whole leaves, least recently used first, until `tokens` tokens or all have gone."""
+    """Evict whole leaves, least recently used first, until `tokens` tokens are freed or no leaf is left."""
     nodes, table, top = tree.nodes[rank], tree.table[rank], tree.tops[rank]
     gone = int64(0)
     while gone < tokens and top.heap > 0:

@@ -1,6 +1,4 @@
-"""State of SGLang's scheduler in addition to the engine's, and its constants.
-
-Options of SGLang's scheduler.
+"""Options and state of SGLang's scheduler, in addition to the engine's state, and its constants.
 
 The rules are from SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and schedule_batch.py), with the
 changes of later versions; `plan` and `cache` apply them.
@@ -29,31 +27,31 @@ THRESHOLD = 10
 
 @dataclass(frozen=True, slots=True)
 class SglangRules:
-    """Options of SGLang that its scheduler goes by; the defaults are SGLang's.
+    """Options of SGLang's scheduler; the defaults are SGLang's.
 
     Attributes
     ----------
     max_prefill_tokens : int
-        Prompt tokens of a step, unless a single prompt has more.
+        Maximum prompt tokens of a step, except for a single longer prompt.
     chunked_prefill_size : int
-        Tokens to which a step's prompts are cut; 0: never.
+        Prompt tokens of a step at which prompts are cut; 0: prompts are never cut.
     mixed : bool
         `enable_mixed_chunk`: decodes run in steps with prompts.
     lpm : bool
-        `schedule_policy` lpm, longest prefix first; if not, fcfs.
+        `schedule_policy` lpm (longest prefix first); otherwise fcfs.
     radix : bool
-        Finished and running requests' pages can be found; not with `disable_radix_cache`.
+        Pages of finished and running requests are cached; False with `disable_radix_cache`.
     overlap : bool
-        Results are processed while the next step runs; not with `disable_overlap_schedule`.
+        Results are processed while the next step runs; False with `disable_overlap_schedule`.
     conservativeness : float
-        `schedule_conservativeness`, of the estimate of tokens to come.
+        `schedule_conservativeness`, a factor of the estimate of future output tokens.
     priority : bool
-        `enable_priority_scheduling`; not with `lpm`.
+        `enable_priority_scheduling`; cannot be combined with `lpm`.
     low_first : bool
-        `schedule_low_priority_values_first`: the smaller a priority, the sooner; if not, the larger.
+        `schedule_low_priority_values_first`: smaller priority values are first; otherwise larger ones.
     threshold : int
-        `priority_scheduling_preemption_threshold`: running requests are preempted for waiting ones whose priority is
-        better by more than this.
+        `priority_scheduling_preemption_threshold`: a running request is preempted for a waiting request whose priority
+        is better by more than this.
     patch : int
         Version 0.5.`patch`, see `state.ROOMIER` and the constants after it.
     """
@@ -72,12 +70,12 @@ class SglangRules:
 
     @property
     def init_ratio(self) -> float:
-        """Share of the tokens to come that running requests are counted with at first."""
+        """Initial share of the remaining output tokens of running requests that admission counts."""
         return min(INIT_RATIO * self.conservativeness, 1.0)
 
     @property
     def min_ratio(self) -> float:
-        """The least that it decays to."""
+        """Minimum to which this share decays."""
         return min(self.init_ratio * MIN_SHARE, 1.0)
 
     @property
@@ -102,7 +100,7 @@ class SglangRules:
 
     @property
     def serial(self) -> bool:
-        """A stage's host goes on while its work on a batch runs."""
+        """Whether a stage's host waits for its work on a batch: False, it continues."""
         return False
 
     def ordered(self, order: str) -> SglangRules:
@@ -110,7 +108,7 @@ class SglangRules:
         return replace(self, priority=True, low_first=True) if order == "priority" else self
 
     def limited(self, tokens: int) -> SglangRules:
-        """Return the same with prompts cut to `tokens` tokens a step."""
+        """Return the rules with prompts cut at `tokens` tokens per step."""
         return replace(self, chunked_prefill_size=tokens)
 
     def decoding(self) -> SglangRules:
@@ -118,18 +116,18 @@ class SglangRules:
         return replace(self, radix=False, lpm=False)
 
     def verifying(self) -> SglangRules:
-        """Return the rules of a server with drafts: results are awaited, and prompts run separately (sglang/srt/server_args.py)."""
+        """Return the rules of a server with drafts: it waits for results, and prompts run in separate steps (server_args.py)."""
         return replace(self, overlap=False, mixed=False)
 
     def most(self, sequences: int, stages: int) -> int:
-        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) a cut prompt continues in addition."""
+        """Return the maximum of running requests; with pipeline stages a cut prompt runs in addition (``event_loop_pp``)."""
         return sequences + (stages > 1)
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Sglang:
         """Return the state before the first request, with `pages` pages of `page` tokens per rank.
 
-        Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
-        waited for.
+        With several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and the scheduler waits for
+        results.
         """
         numbers = Numbers(
             page, max(sequences // stages, 1), self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
@@ -145,7 +143,7 @@ class SglangRules:
         return sglang
 
     def spare(self, page: int) -> int:
-        """Tokens of room that admission reserves beyond a request's own: a begun page, and in later versions one more."""
+        """Return the extra tokens that admission reserves: an incomplete page, and another page in later versions."""
         return (2 if self.patch >= ROOMIER else 1) * page + 2
 
 
@@ -168,19 +166,23 @@ RETRACT_STEPS = 20
 """SGLANG_RETRACT_DECODE_STEPS (sglang/srt/environ.py)."""
 
 LPM_QUEUE, IN_BATCH = 128, 32
-"""Longest queue that is sorted by prefix, and tokens in common with an earlier one of the queue from
-which a request waits for it (schedule_policy.py)."""
+"""Longest queue that is sorted by prefix, and the number of tokens shared with an earlier request of the queue from which a
+request waits for it (schedule_policy.py).
+"""
 
 
 ROOMIER, UNCAPPED, ROOMY_ENDLESS, LENGTHS, LEAVERS = 11, 13, 21, 22, 23
-"""First versions 0.5.x of a rule: every prompt is counted with a page more (without a tree from the third on);
-`max_prefill_tokens` does not stop prompts if they are cut; known output lengths are counted completely, and requests
-with their last token in flight do not run again; ended requests leave before prompts are planned, and a full step
-stops. From the wheels of 0.5.9 to 0.5.23."""
+"""First versions 0.5.x of a rule.
+
+`ROOMIER`: admission adds a page to every prompt; `ROOMY_ENDLESS`: also without a tree. `UNCAPPED`: `max_prefill_tokens`
+does not stop prompts if they are cut. `LENGTHS`: known output lengths are counted completely, and requests with their last
+token in flight do not run again. `LEAVERS`: finished requests are removed before prompts are planned, and a full step stops
+admission. From the wheels of 0.5.9 to 0.5.23.
+"""
 
 
 class Numbers(NamedTuple):
-    """`SglangRules` and what they run with, for the compiled path."""
+    """`SglangRules` with page size and maximum sequences, for the compiled path."""
 
     page: int
     sequences: int
@@ -196,52 +198,56 @@ class Numbers(NamedTuple):
 
 
 SCHEDULE = named("decoding full chunked extended last_chunk in_flight flight_chunk running", "")
-"""Of a rank: how many of the running ones are in SGLang's running batch (the others are the prompts of the latest step);
-whether that batch is full; the request whose prompt is being cut (-1: none); whether the latest step had prompts, and
-which of them was cut then; requests of the step whose results are not processed, and which of them brings no token; of a
-batch in flight, how many run."""
+"""Fields of a rank.
+
+`decoding` counts the requests in SGLang's running batch; the other running requests are the prompts of the latest step.
+`full` says whether that batch is full, and `chunked` which request's prompt is being cut (-1: none). `extended` says whether
+the latest step had prompts, and `last_chunk` which of them was cut. `in_flight` counts the requests of the step whose results
+are not processed; `flight_chunk` is the one among them without a token. `running` counts a batch in flight.
+"""
 
 ADDER = named("input chunk taken pages added cut states", "")
-"""Remaining prompt tokens of a step, in all and before one is cut; its tokens; pages, including its decodes; added
-requests, and which one was cut (-1: none); entries of `keys` for requests without an end (-1: not computed)."""
+"""Fields of a step's budgets: remaining prompt tokens, in total and until a prompt is cut; its tokens; its pages, including
+decodes; added requests, and the request that was cut (-1: none); entries of `keys` without a tree (-1: not computed).
+"""
 
 MARKS = named("came out", "")
-"""Entries to queues so far, and requests that made way in the planned step."""
+"""Entries to queues so far, and the number of requests preempted in the planned step."""
 
 
 @by_address
 class Urgent(NamedTuple):
-    """Rules and state of priority scheduling."""
+    """Options and state of priority scheduling."""
 
-    threshold: int  # a running request makes way for one more urgent by more than this; below 0: for none
-    sign: float  # of a priority: 1 where smaller values are sooner, else -1
+    threshold: int  # minimum difference of keys for a preemption (exclusive); below 0: no preemption
+    sign: float  # factor of a priority in its key: 1 if smaller values are first, else -1
     marks: Records  # [1] of `MARKS`
-    out: I8  # [B] requests that made way in the planned step
+    out: I8  # [B] requests preempted in the planned step
 
 
 @by_address
 class BatchTurns(NamedTuple):
-    """State of each of P batches in flight while another one is active, for R ranks."""
+    """Saved state of each of P batches in flight while another batch is active, for R ranks."""
 
     running: I8  # [P, R, 3B] see `State.running`
     own: Records  # [P, R] of `SCHEDULE`
-    slots: I8  # [R] free places for requests that have memory, of all batches together
+    slots: I8  # [R] request slots with memory that are free, over all batches
 
 
 @by_address
 class Sglang(NamedTuple):
-    """State of SGLang's scheduler, in addition to the engine's, for R ranks."""
+    """State of SGLang's scheduler for R ranks, in addition to the engine's state."""
 
     rules: Numbers
     tree: Tree
     ranks: Records  # [R] of `SCHEDULE`
-    ratio: F8  # [R] share of tokens to come
+    ratio: F8  # [R] share of the remaining output tokens that admission counts
     adder: Records  # [1] of `ADDER`
-    offset: F8  # [1] tokens that admission counts as taken
+    offset: F8  # [1] tokens that admission counts as used
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
     urgent: Urgent
-    turns: BatchTurns  # of no batches with one stage
+    turns: BatchTurns  # empty with one stage
 
 
 def _schedules(room: int | tuple[int, ...]) -> Records:
@@ -253,7 +259,7 @@ def _schedules(room: int | tuple[int, ...]) -> Records:
 def new_sglang(
     numbers: Numbers, ranks: int, pages: int, turns: BatchTurns, threshold: int = -1, sign: float = 1.0
 ) -> Sglang:
-    """The state before the first request; a threshold below 0: without priority scheduling."""
+    """Build the state before the first request; a threshold below 0 means no priority scheduling."""
     scratch = max(2 * numbers.sequences, LPM_QUEUE) + 1
     return Sglang(
         numbers,
@@ -270,7 +276,7 @@ def new_sglang(
 
 
 def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns:
-    """Return the turns of batches, all empty; none with one stage."""
+    """Return empty batches for each stage; no batches with one stage."""
     stages *= stages > 1
-    running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
+    running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one prompt that is cut in addition
     return BatchTurns(running, _schedules((stages, ranks)), np.full(ranks * (stages > 1), sequences))

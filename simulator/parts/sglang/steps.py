@@ -1,4 +1,4 @@
-"""SGLang's scheduler step by step: plans of all ranks, what starts, and what results change."""
+"""Hooks of SGLang's scheduler: plans of all ranks, the start of a step, and its results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plan_ranks(sglang: Sglang, state: State, kv_rules: KvRules, windows: I8, kno
 
 @compiled_code
 def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> None:
-    """Record the requests of the step that starts; of `steps` steps, all but the last have ended."""
+    """Record the requests of the step that starts; of `steps` fast-forwarded steps, all but the last have ended."""
     place, more = state.running.shape[1] // 3, steps - 1
     for r in range(state.ranks.shape[0]):
         schedule, size, tokens = sglang.ranks[r], int64(0), state.moments[r, 0]
@@ -43,7 +43,7 @@ def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> 
                     take_tokens(state, sglang, r, i, more)
                     request.generated += more
                     state.counters[0].emitted += more
-                if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
+                if prompt or hooks.drafts_of(state) == 0:  # with drafts the number of accepted tokens decides
                     request.cached = request.covered
             if more > 0:
                 for _ in range(more):
@@ -55,7 +55,7 @@ def start_ranks(sglang: Sglang, state: State, kv_rules: KvRules, steps: int) -> 
 
 @compiled_part
 def tokens_taken(state: State, sglang: Sglang, rank: int, index: int, prompt: bool) -> int:
-    """Tokens that a step has brought a request; memory of rejected drafts is free again."""
+    """Return the tokens that a step has produced for a request; free the memory of rejected drafts."""
     if prompt or state.hooks.verified.size == 0:
         return int64(1)
     request, page, content = state.requests[index], sglang.rules.page, state.contents[index]
@@ -69,7 +69,7 @@ def tokens_taken(state: State, sglang: Sglang, rank: int, index: int, prompt: bo
 
 @compiled_part
 def lose_last(state: State, index: int, first_end: float, now: float) -> None:
-    """Do not emit a token of a retracted request in the last fast-forwarded step; earlier ones have."""
+    """Correct the timestamps of a retracted request, which gets no token in the last fast-forwarded step."""
     if state.counters[0].fast_forward > 1:
         before = state.clocks[0].known
         record_gap(state.hist, state.clocks[0], first_end - state.requests[index].last, 1)
@@ -79,7 +79,7 @@ def lose_last(state: State, index: int, first_end: float, now: float) -> None:
 
 @compiled_part
 def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: float) -> None:
-    """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
+    """Process the results of one rank: tokens, finished requests, and prompts that are cached from now on."""
     schedule, place = sglang.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(schedule.in_flight):
@@ -88,7 +88,7 @@ def take_rank(state: State, sglang: Sglang, rank: int, first_end: float, now: fl
         i = -1 - entry if prompt else entry
         request = state.requests[i]
         if request.order >= 0 or i == schedule.flight_chunk:
-            continue  # ended before, or a prompt that goes on
+            continue  # finished before, or a prompt that continues
         if request.covered == 0:
             lose_last(state, i, first_end, now)
             continue
@@ -126,10 +126,10 @@ def pages_ahead(state: State, sglang: Sglang, rank: int, steps: int) -> int:
 
 @compiled_code
 def most_steps(sglang: Sglang, state: State) -> int:
-    """Steps of one plan; below 0 where an arrival may change it.
+    """Return the number of steps for which one plan holds; negative if an arrival may change the plan.
 
-    None ends before the last of them, nothing is cut or waits that could run, and there is memory
-    for one more, so that nothing is evicted.
+    No request finishes before the last of these steps, no prompt is cut or could be admitted, and memory suffices for one
+    more step, so nothing is evicted.
     """
     most, heeds = int64(1 << 40), False
     if hooks.drafts_of(state) > 0:
@@ -173,24 +173,24 @@ def fall_idle(sglang: Sglang, state: State) -> None:
 
 @compiled_code
 def rank_for(sglang: Sglang, state: State) -> int:
-    """Ranks take requests in turn (`load_balance_method` round_robin)."""
+    """Return the rank of the next request: ranks take requests in turn (`load_balance_method` round_robin)."""
     return int(state.counters[0].released % sglang.ratio.size)
 
 
 @compiled_code
 def take_up(sglang: Sglang, state: State, place: int) -> None:
-    """Look at one of the batches: what is its own comes to where plans find it."""
+    """Load one of the batches: copy its saved state to where plans read it."""
     for r in range(state.ranks.shape[0]):
         saved, chunked = sglang.turns.own[place, r], sglang.ranks[r].chunked
         sglang.ranks[r] = saved
-        sglang.ranks[r].chunked = chunked  # of all of them
+        sglang.ranks[r].chunked = chunked  # common to all batches
         state.ranks[r].running = saved.running
         copy_lists(sglang.turns.running[place, r], state.running[r], saved.running, saved.in_flight)
 
 
 @compiled_code
 def put_down(sglang: Sglang, state: State, place: int) -> None:
-    """`take_up` the other way round."""
+    """Save the active batch, the inverse of `take_up`."""
     for r in range(state.ranks.shape[0]):
         saved = sglang.turns.own[place, r]
         sglang.turns.own[place, r] = sglang.ranks[r]
@@ -200,13 +200,13 @@ def put_down(sglang: Sglang, state: State, place: int) -> None:
 
 @compiled_code
 def seen(sglang: Sglang, state: State, before: float, after: float) -> float:
-    """Results are waited for as soon as a batch has been sent."""
+    """Return the present time: the scheduler waits for results as soon as a batch has been sent."""
     return float(state.clocks[0].now)
 
 
 @compiled_code
 def elsewhere(sglang: Sglang, state: State, place: int) -> int:
-    """Requests that run in the other batches."""
+    """Return the number of requests that run in the other batches."""
     turns, more = sglang.turns, int64(0)
     for other in range(turns.own.shape[0]):
         for r in range(state.ranks.shape[0]):

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's own executor."""
+"""The executor of TensorRT-LLM."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""TensorRT-LLM's KV blocks: a queue of free ones, and a tree of reusable ones (`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp).
+"""TensorRT-LLM's KV blocks: a queue of free blocks, and a tree of reusable blocks.
 
-A freed block goes to the end of the queue, a sequence's last block first; the first in the queue is allocated next, and
-its successors in the tree are lost. A prompt reuses the leading full blocks, except its last token; partial reuse is
-off (`enable_partial_reuse`). Content without a trace hash is inserted only at a pause, for the same request. Columns of
-a request: `covered` tokens of its sequence (0: none), `blocks` its blocks, `keyed` its leading consecutive blocks in
-the tree, which it locks, `slot` its row of `held`.
+(`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp.)
+Freed blocks are appended to the queue, a sequence's last block first. The first block of the queue is allocated next; it
+and its descendants are then removed from the tree. A prompt reuses its leading full blocks, except its last token; partial
+reuse is off (`enable_partial_reuse`). Content without a trace hash is inserted only at a pause, for the same request.
+
+Fields of a request: `covered` tokens with memory (0: none), `blocks` its number of blocks, `keyed` its leading blocks in the
+tree, which it locks, `slot` its row of `held`.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from .rules import Trtllm
 
 @compiled_inside
 def count_free(state: State, kv_rules: KvRules, trtllm: Trtllm, rank: int) -> None:
-    """Bring a rank's free bytes in line with its blocks."""
+    """Set a rank's free bytes from its free blocks."""
     state.free[rank] = trtllm.ranks[rank].free * kv_rules.block_bytes[0]
 
 
 @compiled_part
 def detach(blocks: I8, table: I8, b: int) -> None:
-    """Take a block without children out of the tree."""
+    """Remove a block without children from the tree."""
     block = blocks[b]
     if block.key == 0:
         return
@@ -43,7 +45,7 @@ def detach(blocks: I8, table: I8, b: int) -> None:
 
 @compiled_part
 def forget(blocks: I8, table: I8, block: int) -> None:
-    """Take a block and all that follows it out of the tree."""
+    """Remove a block and all its descendants from the tree."""
     at = block
     while True:
         while blocks[at].child >= 0:
@@ -57,7 +59,7 @@ def forget(blocks: I8, table: I8, block: int) -> None:
 
 @compiled_inside
 def take_block(state: State, trtllm: Trtllm, rank: int, index: int) -> None:
-    """Give a request the block that was freed longest ago; there is one."""
+    """Allocate the block that was freed longest ago to a request; at least one block is free."""
     links, blocks, content = trtllm.links[rank], trtllm.blocks[rank], state.contents[index]
     b = links[links.shape[0] - 1].next
     unlink(links, b)
@@ -71,14 +73,14 @@ def take_block(state: State, trtllm: Trtllm, rank: int, index: int) -> None:
 
 @compiled_inside
 def child_of(state: State, trtllm: Trtllm, rank: int, index: int, position: int, parent: int) -> int:
-    """The block with a request's `position`-th content behind another block, or -1."""
+    """Return the child of `parent` with the content of a request's block `position`, or -1."""
     table = trtllm.table[rank]
     return int(table[slot_of(table, key_at(state, index, position, trtllm.rules.block), parent), 2] - 1)
 
 
 @compiled_part
 def begin(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
-    """Start a request's sequence: blocks of its whole prompt; tokens that were found."""
+    """Allocate the blocks of a request's whole prompt; return the number of cached tokens."""
     request, rank_state, block, content = (
         state.requests[index],
         trtllm.ranks[rank],
@@ -111,7 +113,7 @@ def begin(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
 
 @compiled_part
 def store(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
-    """Let others find the full blocks of a request's first tokens where their content is not yet there."""
+    """Insert the full blocks of a request's first `tokens` tokens into the tree, unless their content is there."""
     if not trtllm.rules.reuse or tokens < trtllm.rules.block:
         return
     blocks, block, content = trtllm.blocks[rank], trtllm.rules.block, state.contents[index]
@@ -142,7 +144,7 @@ def store(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> N
 
 @compiled_part
 def give_back(state: State, trtllm: Trtllm, rank: int, index: int, kept: int) -> None:
-    """Take all but the first `kept` blocks of a request."""
+    """Free all but the first `kept` blocks of a request."""
     row, content = trtllm.held[rank, state.contents[index].slot], state.contents[index]
     while content.blocks > kept:
         content.blocks -= 1
@@ -156,7 +158,7 @@ def give_back(state: State, trtllm: Trtllm, rank: int, index: int, kept: int) ->
 
 @compiled_part
 def end(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> None:
-    """End a request's sequence; what it computed, of its first tokens, can be found."""
+    """Free a request's memory; insert the full blocks of its first `tokens` tokens into the tree."""
     request, rank_state, content = state.requests[index], trtllm.ranks[rank], state.contents[index]
     store(state, trtllm, rank, index, tokens)
     give_back(state, trtllm, rank, index, 0)
@@ -178,7 +180,7 @@ def mark(state: State, trtllm: Trtllm, rank: int, index: int) -> int:
 
 @compiled_part
 def first_new(state: State, trtllm: Trtllm, rank: int, index: int, tokens: int) -> tuple[int, int]:
-    """Key and parent of a prompt's first full block that cannot be found; key 0 if all can."""
+    """Return key and parent of a prompt's first full block that is not in the tree; key 0 if all blocks are."""
     parent = int64(-1)
     for j in range(tokens // trtllm.rules.block):
         b = child_of(state, trtllm, rank, index, j, parent)

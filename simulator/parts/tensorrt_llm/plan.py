@@ -1,7 +1,7 @@
-"""TensorRT-LLM's next step: whose memory suffices, then who fits its tokens.
+"""TensorRT-LLM's plan of the next step: first the requests with enough memory, then those within the token limit.
 
-(`CapacityScheduler` in capacityScheduler.cpp, `MicroBatchScheduler` in microBatchScheduler.cpp, `_schedule`
-in py_executor.py.) Active requests stay in the order in which they came, paused ones too.
+(`CapacityScheduler` in capacityScheduler.cpp, `MicroBatchScheduler` in microBatchScheduler.cpp, `_schedule` in
+py_executor.py.) Active requests stay in the order of arrival, including paused ones.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .rules import Trtllm
 
 @compiled_inside
 def decodes(request: Any) -> bool:
-    """Whether all of a request's prompt is computed or in flight."""
+    """Return whether all of a request's prompt is computed or in flight."""
     return bool(request.covered > 0 and request.cached >= request.target)
 
 
 @compiled_inside
 def brought(request: Any) -> bool:
-    """Whether a request that has not begun here comes with its cache: it decodes at once."""
+    """Return whether a request that has not started here has a transferred KV cache: it decodes at once."""
     return bool(request.covered == 0 and request.cached > 0)
 
 
 @compiled_inside
 def results_pending(trtllm: Trtllm, request: Any) -> bool:
-    """Whether a batch in flight has a request."""
+    """Return whether a batch in flight contains a request."""
     return bool(trtllm.flights.sizes.size > 0 and request.in_flight > 0)
 
 
 @compiled_part
 def take_active(state: State, trtllm: Trtllm, rank_index: int) -> None:
-    """Drop ended requests, and take new ones as long as there is a place."""
+    """Remove finished requests, and add waiting ones up to the limit of active requests."""
     rank, remaining = state.ranks[rank_index], 0
     for j in range(rank.running):
         i = state.running[rank_index, j]
@@ -76,7 +76,10 @@ def tell_cut(state: State, trtllm: Trtllm, rank: int) -> int:
 
 @compiled_part
 def better_later(state: State, trtllm: Trtllm, rank: int, index: int, told: int) -> tuple[bool, int]:
-    """Whether a prompt that has not begun waits for what another computes now (`beneficialToSkip`)."""
+    """Return whether a new prompt waits for content that another prompt computes now, and the number of recorded contents.
+
+    (`beneficialToSkip`.)
+    """
     request = state.requests[index]
     if not trtllm.rules.reuse or request.covered > 0 or brought(request):
         return False, told
@@ -92,14 +95,14 @@ def better_later(state: State, trtllm: Trtllm, rank: int, index: int, told: int)
 
 @compiled_inside
 def to_the_end(state: State, index: int, block: int) -> int:
-    """Blocks that a request has still to take (`getRemainingBlocksToCompletion`)."""
+    """Return the blocks that a request still needs until its end (`getRemainingBlocksToCompletion`)."""
     most = state.requests[index].input + state.requests[index].output + hooks.drafts_of(state)
     return int(blocks_of(most, block) - state.contents[index].blocks)
 
 
 @compiled_part
 def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
-    """GUARANTEED_NO_EVICT: those that run, and prompts whose whole request has memory."""
+    """Choose requests by GUARANTEED_NO_EVICT: running ones, and prompts with enough memory for the whole request."""
     wanted, size, block = trtllm.wanted[rank], state.ranks[rank].running, trtllm.rules.block
     told, left = tell_cut(state, trtllm, rank), trtllm.ranks[rank].free
     for j in range(size):
@@ -123,7 +126,7 @@ def choose_safe(state: State, trtllm: Trtllm, rank: int) -> None:
 
 @compiled_inside
 def next_blocks(request: Any, block: int, drafts: int, steps: int) -> int:
-    """Blocks that a request's next steps take (`getNeededBlocksOneStep`)."""
+    """Return the blocks that a request's next steps need (`getNeededBlocksOneStep`)."""
     if request.covered == 0:
         return blocks_of(request.target + brought(request) * (1 + drafts), block)
     if not decodes(request):
@@ -135,13 +138,13 @@ def next_blocks(request: Any, block: int, drafts: int, steps: int) -> int:
 
 @compiled_inside
 def keeps(trtllm: Trtllm, request: Any) -> bool:
-    """Whether no memory can be taken from a request."""
+    """Return whether a request cannot be paused: it has no memory, or is in flight."""
     return bool(request.covered == 0 or results_pending(trtllm, request))
 
 
 @compiled_part
 def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
-    """MAX_UTILIZATION: whose next step has memory; the latest begun are paused for earlier ones."""
+    """Choose requests by MAX_UTILIZATION: those whose next step has memory; the latest are paused for earlier ones."""
     wanted, block = trtllm.wanted[rank], trtllm.rules.block
     told, free, taken = tell_cut(state, trtllm, rank), trtllm.ranks[rank].free, int64(0)
     stop, j = state.ranks[rank].running, int64(0)
@@ -149,7 +152,7 @@ def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
         wanted[k] = 0
     while j < stop:
         i = state.running[rank, j]
-        later, told = better_later(state, trtllm, rank, i, told)  # asked again after each pause
+        later, told = better_later(state, trtllm, rank, i, told)  # checked again after each pause
         need = next_blocks(state.requests[i], block, hooks.drafts_of(state), trtllm.rules.looks)
         if later:
             j += 1
@@ -169,7 +172,7 @@ def choose_all(state: State, trtllm: Trtllm, rank: int) -> None:
 
 @compiled_part
 def pause(state: State, trtllm: Trtllm, rank: int) -> None:
-    """Pause those that memory is taken from, the latest first; their tokens become prompts."""
+    """Pause the requests that must free memory, the latest first; all their tokens become their prompt."""
     for j in range(state.ranks[rank].running - 1, -1, -1):
         if trtllm.wanted[rank, j] >= 0:
             continue
@@ -185,13 +188,13 @@ def pause(state: State, trtllm: Trtllm, rank: int) -> None:
 
 @compiled_inside
 def cut_to(tokens: int, room: int, block: int) -> int:
-    """Return the tokens of a prompt in a step with `room`: all, or whole blocks."""
+    """Return the tokens of a prompt in a step with `room` tokens left: all, or a multiple of the block size."""
     return int(tokens if tokens <= room else room // block * block)
 
 
 @compiled_part
 def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, int]:
-    """Tokens of each request in the step; prompts, all tokens of these, and decodes."""
+    """Choose the tokens of each request in the step; return the number of prompts, their total tokens, and the decodes."""
     rules, wanted, fresh = trtllm.rules, trtllm.wanted[rank], state.fresh[rank]
     size, tokens, cut, rank_tokens = state.ranks[rank].running, int64(0), int64(0), int64(0)
     running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(state)
@@ -200,7 +203,7 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
     for j in range(size):
         request = state.requests[state.running[rank, j]]
         if wanted[j] != 1 or (results_pending(trtllm, request) and decodes(request)):
-            continue  # its last token is waited for
+            continue  # its last token is in flight
         if decodes(request) or brought(request):
             if tokens + more > rules.tokens:
                 break
@@ -214,7 +217,7 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
         else:
             target, room = request.input + request.generated, rules.tokens - tokens
             fresh[j] = request.target
-            if target > rules.tokens:  # which TensorRT-LLM refuses
+            if target > rules.tokens:  # TensorRT-LLM rejects such a prompt
                 target = fresh[j] = cut_to(request.target - request.cached, room, rules.block)
             if target > room or target == 0:
                 fresh[j] = 0
@@ -242,7 +245,7 @@ def choose_tokens(state: State, trtllm: Trtllm, rank: int) -> tuple[int, int, in
 
 @compiled_part
 def drop_prompts(state: State, rank: int) -> None:
-    """Let a rank's prompts wait for the next step."""
+    """Postpone a rank's prompts to the next step."""
     for j in range(state.ranks[rank].running):
         request = state.requests[state.running[rank, j]]
         if not decodes(request) and not brought(request):
@@ -251,7 +254,7 @@ def drop_prompts(state: State, rank: int) -> None:
 
 @compiled_part
 def allocate(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float) -> None:
-    """Give the planned requests their blocks, prompts first, and count them."""
+    """Allocate the blocks of the planned requests, prompts first, and add their tokens to the sums of the step."""
     size, block = state.ranks[rank].running, trtllm.rules.block
     for j in range(size):
         i, tokens = state.running[rank, j], state.fresh[rank, j]
@@ -314,7 +317,7 @@ def wait(trtllm: Trtllm, prompts: int, tokens: int, running: int) -> bool:
 
 @compiled_part
 def wait_even(trtllm: Trtllm, places: bool, prompts: bool, running: bool) -> bool:
-    """Whether prompts wait until every rank has one (`_balance_adp_requests`)."""
+    """Return whether prompts wait until every rank has one (`_balance_adp_requests`)."""
     waited = trtllm.waited[0]
     if places and prompts:
         waited.waited = 0
@@ -333,7 +336,7 @@ def wait_even(trtllm: Trtllm, places: bool, prompts: bool, running: bool) -> boo
 
 @compiled_part
 def plan_all(state: State, trtllm: Trtllm, windows: I8, known: float) -> None:
-    """Plan every rank's next step by what is known at a time."""
+    """Plan every rank's next step with the results known at time `known` [s]."""
     places, prompts, running, waits = True, True, True, False
     for r in range(state.ranks.shape[0]):
         clear_sums(state, r)

@@ -1,10 +1,8 @@
-"""Options of TensorRT-LLM's executor.
+"""Options and state of TensorRT-LLM's executor, in addition to the engine's state.
 
 The rules are from the PyTorch backend of 1.2 (tensorrt_llm/_torch/pyexecutor/py_executor.py) and its C++ code
 (capacityScheduler.cpp, microBatchScheduler.cpp and kvCacheManager.cpp in cpp/tensorrt_llm/batch_manager); `plan` and
 `blocks` apply them.
-
-State of TensorRT-LLM's executor in addition to the engine's, and its constants.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ I8 = npt.NDArray[np.int64]
 
 
 class TrtNumbers(NamedTuple):
-    """`TrtllmRules` and what they run with: requests of a step, active ones, and steps that memory is looked for."""
+    """`TrtllmRules`, block size, requests of a step, active requests, and steps of memory look-ahead; for the compiled path."""
 
     block: int
     requests: int
@@ -44,31 +42,34 @@ class TrtNumbers(NamedTuple):
 
 
 BLOCK = named("users key parent child next before mark", "")
-"""Sequences that hold it; key of its content where it can be found (0: it cannot), the block before it there (-1: none),
-its first child, the next and the previous child of its parent (-1: none); sequences of the plan being made that will be
-paused and hold it."""
+"""Fields of a block.
+
+`users` counts the sequences that have it. `key` is the key of its content in the tree (0: not in it), `parent` the block
+before it there, `child` its first child, `next` and `before` its siblings (-1: none). `mark` counts the sequences with it
+that the present plan will pause.
+"""
 
 WAITED = named("waited batched", "")
-"""Plans that have let prompts wait, and of them those that waited for more prompts on every rank."""
+"""Plans in which prompts waited, and plans in which they then waited for more prompts on every rank."""
 
 SCHEDULE = named("free slots in_flight", "")
-"""Of a rank: free blocks; free rows of `held`; requests of the step whose results are not processed."""
+"""Fields of a rank: free blocks; free rows of `held`; requests of the step whose results are not processed."""
 
 LINK = named("next previous", "")
-"""Of a free block: the one freed after it and the one before it."""
+"""Fields of a free block: the block freed after it and the block freed before it."""
 
 
 @by_address
 class Flights(NamedTuple):
-    """Each of P batches in flight while another one is looked at, of R ranks."""
+    """Saved requests of each of P batches in flight while another batch is active, for R ranks."""
 
-    running: I8  # [P, R, 3B] see `State.running`, of which the last two lists are used
-    sizes: I8  # [P, R] requests of each
+    running: I8  # [P, R, 3B] see `State.running`; only the last two lists are used
+    sizes: I8  # [P, R] number of requests of each batch
 
 
 @by_address
 class Trtllm(NamedTuple):
-    """R ranks of N blocks, B requests of at most W blocks each."""
+    """State of TensorRT-LLM's executor: R ranks with N blocks, B requests with at most W blocks each."""
 
     rules: TrtNumbers
     blocks: Records  # [R, N] of `BLOCK`
@@ -76,14 +77,14 @@ class Trtllm(NamedTuple):
     table: I8  # [R, T, 3] key, parent, block + 1
     held: I8  # [R, B, W+1] blocks of each row; the last column is the stack of free rows
     ranks: Records  # [R] of `SCHEDULE`
-    told: I8  # [2, B] scratch: what prompts of the plan being made will let others find
+    told: I8  # [2, B] scratch: contents that prompts of the present plan will insert into the tree
     wanted: I8  # [R, B] scratch: whether memory suffices for each request
     waited: Records  # [1] of `WAITED`
-    flights: Flights  # of no batches with one stage
+    flights: Flights  # empty with one stage
 
 
 def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trtllm:
-    """The state before the first request."""
+    """Build the state before the first request."""
     rows, ring = numbers.active, np.arange(blocks + 1)
     stages *= stages > 1
     running, sizes = np.zeros((stages, ranks, 3 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
@@ -104,7 +105,7 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trt
 
 
 def widened(trtllm: Trtllm, width: int) -> Trtllm:
-    """Return the state with room for requests of `width` blocks."""
+    """Return the state with rows for requests of `width` blocks."""
     ranks, rows, have = trtllm.held.shape
     if width < have:
         return trtllm
@@ -115,30 +116,30 @@ def widened(trtllm: Trtllm, width: int) -> Trtllm:
 
 @dataclass(frozen=True, slots=True)
 class TrtllmRules:
-    """Options of TensorRT-LLM that its executor goes by; the defaults are its own.
+    """Options of TensorRT-LLM's executor; the defaults are its own.
 
     Attributes
     ----------
     max_num_tokens : int
-        Tokens of a step.
+        Maximum tokens of a step.
     chunked : bool
-        `enable_chunked_prefill`: prompts are cut to what is left of a step, at whole blocks, first come, first served.
+        `enable_chunked_prefill`: prompts are cut to the remaining tokens of a step, at whole blocks, in order of arrival.
     evicts : bool
-        `capacity_scheduler_policy` MAX_UTILIZATION; if not, GUARANTEED_NO_EVICT.
+        `capacity_scheduler_policy` MAX_UTILIZATION; otherwise GUARANTEED_NO_EVICT.
     reuse : bool
         `enable_block_reuse`.
     overlap : bool
-        Results are processed while the next step runs; not with `disable_overlap_scheduler`.
+        Results are processed while the next step runs; False with `disable_overlap_scheduler`.
     wait_steps, wait_tokens : int
-        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` of a step's tokens: prompts wait for this many
-        steps or tokens while others decode. 0 steps: they never wait.
+        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` times a step's tokens: prompts wait for this many
+        steps or tokens while other requests decode. With 0 steps they never wait.
     even : bool
         `attention_dp_config.enable_balance`: prompts wait until every rank has one.
     even_steps, even_batches : int
-        Its `timeout_iters`, and `batching_wait_iters`: steps that they then wait for more.
+        `timeout_iters` of this option, and `batching_wait_iters`: steps that prompts then wait for more prompts.
     serial : bool
-        With pipeline stages a stage's host waits for its work on a batch before it goes on, so that neither hides the
-        other: `sampler_event` in `_forward_step_inter_pp` up to 1.1. If not, it waits for that on the batch before.
+        With pipeline stages, a stage's host waits for its work on a batch before it continues, so that neither hides the
+        other: `sampler_event` in `_forward_step_inter_pp` up to 1.1. Otherwise it waits for the work on the batch before.
     """
 
     max_num_tokens: int = 8192
@@ -155,12 +156,12 @@ class TrtllmRules:
 
     @property
     def caches(self) -> bool:
-        """Whether computed prompts can be found again."""
+        """Whether computed prompts are cached for later requests."""
         return self.reuse
 
     @property
     def part(self) -> str:
-        """The part whose rules they are."""
+        """Name of the part that implements the executor."""
         return "tensorrt-llm"
 
     @property
@@ -173,7 +174,7 @@ class TrtllmRules:
         return self
 
     def limited(self, tokens: int) -> TrtllmRules:
-        """Return the same with at most `tokens` tokens in a step."""
+        """Return the rules with at most `tokens` tokens in a step."""
         return replace(self, max_num_tokens=tokens)
 
     def decoding(self) -> TrtllmRules:
@@ -181,17 +182,17 @@ class TrtllmRules:
         return replace(self, reuse=False)
 
     def verifying(self) -> TrtllmRules:
-        """Return the rules of a server with drafts, whose results are awaited."""
+        """Return the rules of a server with drafts, which waits for results."""
         return replace(self, overlap=False)
 
     def most(self, sequences: int, stages: int) -> int:
-        """Active requests: of every batch in flight (`max_num_active_requests`)."""
+        """Return the maximum of active requests: those of every batch in flight (`max_num_active_requests`)."""
         return sequences * stages
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Trtllm:
         """Return the state before the first request, with `pages` blocks of `page` tokens per rank.
 
-        Of several stages results are waited for, and memory is looked for two steps ahead (`two_step_lookahead`).
+        With several stages the executor waits for results, and checks memory for two steps (`two_step_lookahead`).
         """
         numbers = TrtNumbers(
             page, sequences, self.most(sequences, stages), min(stages, 2),
@@ -202,11 +203,11 @@ class TrtllmRules:
         return new_trtllm(numbers, ranks, pages, stages)
 
     def widen(self, trtllm: Trtllm, blocks: int) -> Trtllm:
-        """Return the same state with room for requests with that number of blocks."""
+        """Return the state with rows for requests of up to `blocks` blocks."""
         return widened(trtllm, blocks + 1)
 
     def spare(self, page: int) -> int:
-        """A request's last token counts too."""
+        """Return the tokens that admission reserves beyond those of a request: one, because the last token needs memory too."""
         return 1
 
 

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's executor step by step: plans of all ranks, what starts, and what results change."""
+"""Hooks of TensorRT-LLM's executor: plans of all ranks, the start of a step, and its results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def plan_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, windows: I8, kno
 
 @compiled_code
 def start_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, steps: int) -> None:
-    """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
+    """Record the requests of the step that starts; of `steps` fast-forwarded steps, all but the last have ended.
 
-    Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
-    ends in this step and 2 for one that goes on.
+    For each request in flight, the second list of `State.running` has the request. The third list has 0 for a decode, 1 for a
+    prompt that is complete after this step, and 2 for a prompt that continues.
     """
     place, more = state.running.shape[1] // 3, steps - 1
     for r in range(state.ranks.shape[0]):
@@ -38,7 +38,7 @@ def start_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, steps: int) -> 
                 continue
             request, content = state.requests[i], state.contents[i]
             prompt = request.cached < request.target
-            if prompt or hooks.drafts_of(state) == 0:  # else what is accepted says
+            if prompt or hooks.drafts_of(state) == 0:  # with drafts the number of accepted tokens decides
                 request.cached += tokens
             kind = int64(0)
             if prompt:
@@ -62,7 +62,7 @@ def start_ranks(trtllm: Trtllm, state: State, kv_rules: KvRules, steps: int) -> 
 
 @compiled_part
 def tokens_taken(state: State, trtllm: Trtllm, rank: int, index: int, prompt: bool) -> int:
-    """Tokens that a step has brought a request; blocks of rejected drafts are free again."""
+    """Return the tokens that a step has produced for a request; free the blocks of rejected drafts."""
     if prompt or state.hooks.verified.size == 0:
         return int64(1)
     request = state.requests[index]
@@ -74,7 +74,7 @@ def tokens_taken(state: State, trtllm: Trtllm, rank: int, index: int, prompt: bo
 
 @compiled_part
 def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: float) -> None:
-    """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
+    """Process the results of one rank: tokens, finished requests, and prompts that are cached from now on."""
     schedule, place = trtllm.ranks[rank], state.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(schedule.in_flight):
@@ -83,7 +83,7 @@ def take_rank(state: State, trtllm: Trtllm, rank: int, first_end: float, now: fl
         paused = request.covered == 0
         request.in_flight -= 1
         if request.order >= 0 or kind == 2 or (kind == 1 and paused):
-            continue  # ended before, or a prompt that goes on or begins anew
+            continue  # finished before, or a prompt that continues or starts again
         count = tokens_taken(state, trtllm, rank, i, kind > 0)
         together += count - 1
         gap, gaps = stamp(state, i, count, first_end, now, gap, gaps)
@@ -125,10 +125,10 @@ def blocks_ahead(state: State, trtllm: Trtllm, rank: int, steps: int) -> int:
 
 @compiled_code
 def most_steps(trtllm: Trtllm, state: State) -> int:
-    """Steps of one plan; below 0 where an arrival may change it.
+    """Return the number of steps for which one plan holds; negative if an arrival may change the plan.
 
-    None ends before the last of them, and no prompt waits that could begin before. What is blocked by
-    memory that is kept for others, or by a step's tokens, is so until one ends.
+    No request finishes before the last of these steps, and no waiting prompt could start before. A prompt that lacks memory
+    or tokens stays blocked until a request finishes.
     """
     most, heeds = int64(1 << 40), False
     if hooks.drafts_of(state) > 0:
@@ -165,13 +165,13 @@ def most_steps(trtllm: Trtllm, state: State) -> int:
 
 @compiled_code
 def rank_for(trtllm: Trtllm, state: State) -> int:
-    """The rank with the fewest requests takes the next."""
+    """Return the rank of the next request: the rank with the fewest requests."""
     return lightest_rank(state, 1)
 
 
 @compiled_code
 def take_up(trtllm: Trtllm, state: State, place: int) -> None:
-    """Look at one of the batches in flight: what it holds comes to where results are taken from."""
+    """Load one of the batches in flight: copy its requests to where results are read."""
     for r in range(state.ranks.shape[0]):
         trtllm.ranks[r].in_flight = trtllm.flights.sizes[place, r]
         copy_lists(trtllm.flights.running[place, r], state.running[r], 0, trtllm.ranks[r].in_flight)
@@ -179,7 +179,7 @@ def take_up(trtllm: Trtllm, state: State, place: int) -> None:
 
 @compiled_code
 def put_down(trtllm: Trtllm, state: State, place: int) -> None:
-    """`take_up` the other way round."""
+    """Save the active batch, the inverse of `take_up`."""
     for r in range(state.ranks.shape[0]):
         trtllm.flights.sizes[place, r] = trtllm.ranks[r].in_flight
         copy_lists(state.running[r], trtllm.flights.running[place, r], 0, trtllm.ranks[r].in_flight)
@@ -187,7 +187,10 @@ def put_down(trtllm: Trtllm, state: State, place: int) -> None:
 
 @compiled_code
 def seen(trtllm: Trtllm, state: State, before: float, after: float) -> float:
-    """Before it takes results the executor waits for the first stage's work (`sampler_event`) on the batch before, or on this."""
+    """Return the time at which the executor sees results: after the first stage's work on the batch before, or on this one.
+
+    (`sampler_event` in py_executor.py.)
+    """
     return float(max(after if trtllm.rules.serial else before, state.clocks[0].now))
 
 
