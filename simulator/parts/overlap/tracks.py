@@ -236,7 +236,7 @@ def stream(deployment: Deployment, op: Op) -> str:
     """Return the stream that an op runs on; links that share a medium are one stream."""
     if not op.exchange:
         return COMPUTE
-    if deployment.apart is not None:  # attention devices wait for each other, but transfers to and from expert devices run in parallel
+    if deployment.apart is not None:  # transfers to and from experts run in parallel
         if TO_AND_FRO not in op.shape:
             return COMPUTE
         return OUT if op.name.startswith("dispatch") else BACK
