@@ -1,1 +1,1 @@
-"""The FPGA engine as discrete events: units, ping-pong buffers, memory ports, metaqueue."""
+"""An FPGA engine simulated as discrete events: units, ping-pong buffers, memory ports, and the queue of experts."""

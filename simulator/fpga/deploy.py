@@ -1,4 +1,4 @@
-"""A model on an FPGA device: checked against the board, lowered to a program."""
+"""A model on an FPGA device: check the resources of the board, and lower the model to a program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FpgaDeployment:
     target : FpgaTarget
         Design, utilisation and options of the lowering.
     warnings : tuple of str
-        Of the resource check.
+        Warnings of the resource check.
     """
 
     model: ModelSpec
@@ -43,7 +43,7 @@ class FpgaDeployment:
 
     @property
     def memory_bytes_per_s(self) -> float:
-        """What external memory delivers to all ports together [B/s]."""
+        """Bandwidth of external memory for all ports together [B/s]."""
         name, _, _ = engine_of(self.device)
         memory = self.device.memory.bandwidth_bytes_per_s
         return memory * self.device.processors[name].memory_efficiency
@@ -63,7 +63,7 @@ class FpgaDeployment:
 
     @property
     def moe(self) -> RoutedKind | None:
-        """The experts of the first MoE layer; None for a dense model."""
+        """The expert block of the first MoE layer; None for a dense model."""
         blocks = [la.ffn for la in self.model.layers if is_routed(la.ffn)]
         return blocks[0] if blocks else None
 
@@ -71,21 +71,21 @@ class FpgaDeployment:
 def deploy_fpga(
     model: ModelSpec, device: DeviceSpec, *, attention_reorder: bool = True, check: bool = True
 ) -> FpgaDeployment:
-    """Put a model on an FPGA device.
+    """Deploy a model on an FPGA device.
 
     Parameters
     ----------
     attention_reorder : bool
-        Queries share passes over the keys, as the design's attention unit can.
+        Whether queries share passes over the keys, as the design's attention unit allows.
     check : bool
-        Refuse a design that its board cannot hold, and weights beyond its external memory.
+        Whether to reject a design that exceeds its board, and weights that exceed its external memory.
 
     Raises
     ------
     SpecError
         The device is not an FPGA.
     CapacityError
-        Board or external memory too small; needed and available are in the message.
+        Board or external memory is too small; the message gives the needed and the available amount.
     """
     name, engine, _ = engine_of(device)
     warnings = check_resources(device) if check else ()
@@ -107,21 +107,21 @@ def deploy_fpga(
 
 
 def stored_bytes(model: ModelSpec, engine: EngineSpec) -> float:
-    """External memory that a model's weights take in the design's format [B]."""
+    """Return the external memory for a model's weights in the design's format [B]."""
     if engine.weight_bits is None:
         return model.weight_bytes
     return model.total_params * engine.weight_bits / 8
 
 
 def image_program(deployment: FpgaDeployment) -> Program:
-    """Everything one image needs, in order."""
+    """Return the program of one image."""
     batch = Batch.of(chunks=[(deployment.front.tokens, 0)])
     loads = [_expected(la.ffn, batch.tokens) for la in deployment.model.layers]
     return _program(deployment, batch, loads)
 
 
 def step_program(deployment: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0) -> Program:
-    """Return one step of a language model over a batch, with sampled expert queues."""
+    """Return the program of one step of a language model on a batch, with sampled expert queues."""
     moe = [la.ffn.routed for la in deployment.model.layers if is_routed(la.ffn)]
     routers = {
         size: make_router(routing, layers=len(moe), experts=size[0], top_k=size[1], seed=seed)
@@ -138,7 +138,7 @@ def step_program(deployment: FpgaDeployment, batch: Batch, routing: str = "unifo
 
 
 def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
-    """Even queues; an image's own routing replaces them when it runs."""
+    """Return equal expert loads; the image's own routing replaces them in a run."""
     if not is_routed(part):
         return None
     routed = part.routed
@@ -146,7 +146,7 @@ def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
 
 
 def _program(deployment: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
-    """Lower a batch to the engine's program, in the order in which it runs."""
+    """Lower a batch to the engine's program, in the order of execution."""
     if batch.tokens < 1:
         raise InputError("tokens", f"must be at least 1, not {batch.tokens}")
     m, run = batch.moments(deployment.model.windows), Run(deployment.model.numerics)
@@ -166,11 +166,10 @@ def _program(deployment: FpgaDeployment, batch: Batch, loads: Sequence[Loads | N
 
 
 def on_chip_bytes(deployment: FpgaDeployment, schedule: str) -> float:
-    """On-chip memory that a schedule needs [B].
+    """Return the on-chip memory that a schedule needs [B].
 
-    ``reordered`` uses the ping-pong pair, however many experts there are; ``cache`` its entries
-    and ``on-chip`` all experts of a layer, where that is more than the pair. Without experts the
-    router table is not needed.
+    ``reordered`` needs the ping-pong pair, for any number of experts. ``cache`` needs its entries, and ``on-chip`` all
+    experts of a layer, if these are larger than the pair. Without experts the router table is not needed.
     """
     engine, moe = deployment.engine, deployment.moe
     pair = 2 * engine.buffers.weights_bytes
@@ -189,14 +188,14 @@ def on_chip_bytes(deployment: FpgaDeployment, schedule: str) -> float:
 
 
 def check_schedule(deployment: FpgaDeployment, schedule: str) -> None:
-    """Refuse a schedule whose experts the board's on-chip memory cannot hold.
+    """Reject a schedule whose experts exceed the on-chip memory of the board.
 
     Raises
     ------
     CapacityError
-        Needed and available are in the message.
+        The message gives the needed and the available amount.
     """
-    SCHEDULES[schedule]  # an unknown name first
+    SCHEDULES[schedule]  # reports an unknown name first
     needed, fabric = on_chip_bytes(deployment, schedule), engine_of(deployment.device)[2]
     if needed > fabric.on_chip_bytes * (1 + ON_CHIP_SLACK):
         raise CapacityError(

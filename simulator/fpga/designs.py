@@ -1,4 +1,4 @@
-"""Designs of an FPGA board worth trying for one model, and what each of them costs."""
+"""Search space of FPGA designs for one board and one model, and the cost of each design."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ QUERIES = (1, 2, 4, 8, 16, 32, 64)
 FEATURES = (8, 16, 32, 64)
 TILE_KIB = (32, 64, 128, 256, 512, 1024)
 MOST_SHAPES = 24
-"""Linear arrays that are combined with attention units."""
+"""Maximum number of linear arrays that are combined with attention units."""
 LEAST_SHARE = 0.1
-"""Share of the DSPs that a linear array takes at least: smaller ones leave the board idle."""
+"""Minimum share of the DSPs in a linear array; smaller arrays leave the board idle."""
 MOST_LOADS = 3_000
-"""Loads of one step up to which a tile size is tried; more of them are slower than few."""
+"""Maximum number of loads in one step; smaller tiles are not tried, because more loads are slower."""
 MOST_RUNS = 160
-"""Arrays with attention units that are run with every buffer plan, fastest first in estimate."""
+"""Maximum number of arrays with attention units that are run with every buffer plan, fastest estimates first."""
 
 
 @dataclass(frozen=True, slots=True)
 class FpgaDesign:
-    """One point of the search.
+    """One design of the search, with its cost.
 
     Attributes
     ----------
     cycles : int
-        Of one image or step.
+        Cycles of one image or step.
     latency_s, joules : float
-        At the design's clock and the board's power [s, J].
+        Latency at the design's clock [s], and energy at the board's power [J].
     """
 
     engine: EngineSpec
@@ -89,7 +89,7 @@ class DesignSpace:
 
     @property
     def limits(self) -> dict[str, float]:
-        """DSPs and on-chip bytes that a design may take."""
+        """Maximum DSPs and on-chip bytes of a design."""
         _, engine, fabric = engine_of(self.device)
         return {use.resource: use.available * self.fill for use in resource_use(engine, fabric)
                 if use.resource in ("DSP slices", "on-chip bytes")}  # fmt: skip
@@ -110,13 +110,13 @@ class DesignSpace:
         return image_program(deployment)
 
     def run(self, engine: EngineSpec) -> FpgaDesign:
-        """Cost of a design, by the event engine."""
+        """Simulate a design with the event engine; return its cost."""
         cycles = run_image(self.deploy(engine)).cycles
         took = cycles / engine.clock_Hz
         return FpgaDesign(engine, cycles, took, took * self.device.static_W, engine.dsp, engine.buffer_bytes)
 
     def designs(self) -> Iterable[EngineSpec]:
-        """Designs worth running, every one within the limits."""
+        """Generate the designs to run; each is within the limits."""
         estimates = [(self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)]
         costs = np.array([(cycles, engine.dsp) for cycles, engine in estimates]).reshape(-1, 2)
         for i in unbeaten(costs, once=True)[:MOST_RUNS]:
@@ -125,7 +125,7 @@ class DesignSpace:
                     yield buffers
 
     def _arrays(self) -> list[ArraySpec]:
-        """Linear arrays on the front of multipliers and cycles, thinned evenly."""
+        """Return linear arrays on the Pareto front of multipliers and cycles, thinned evenly."""
         rows, ns, ks = (np.array(column) for column in zip(*self._matrices(), strict=True))
         most = int(self.limits["DSP slices"] / self.base.linear.dsp_per_mac)
         points = []
@@ -139,7 +139,7 @@ class DesignSpace:
         costs = np.array([point[:2] for point in points], dtype=float).reshape(-1, 2)
         front = [points[i][2:] for i in unbeaten(costs, once=True)]
         if not front:
-            return []  # not one multiplier
+            return []  # no array has a multiplier
         picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
         # The largest arrays differ most in what they leave for attention: all of the last few.
         picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])
@@ -147,7 +147,7 @@ class DesignSpace:
         return [ArraySpec(inputs=front[j][0], outputs=front[j][1], dsp_per_mac=dsp) for j in picked]
 
     def _matrices(self) -> list[tuple[float, int, int]]:
-        """Rows, outputs and inputs of every matrix of the model."""
+        """Return rows, outputs and inputs of every matrix of the model."""
         assert self.model.front is not None
         batch = Batch.of(chunks=[(self.model.front.tokens, 0)])
         m, run = batch.moments(self.model.windows), Run(self.model.numerics)
@@ -167,9 +167,9 @@ class DesignSpace:
         return out
 
     def _attentions(self, array: ArraySpec) -> Iterable[EngineSpec]:
-        """A design without an attention unit, and with every unit that the DSPs left allow.
+        """Generate a design without an attention unit, and one with every unit that the remaining DSPs allow.
 
-        An array that also serves attention needs the wider products of both.
+        An array that also computes attention needs the wider multipliers of both.
         """
         base, limit = self.base, self.limits["DSP slices"]
         room, old = limit - array.macs * array.dsp_per_mac, base.attention
@@ -185,7 +185,7 @@ class DesignSpace:
                     yield base.model_copy(update={"linear": array, "attention": unit})
 
     def _buffers(self, engine: EngineSpec) -> Iterable[EngineSpec]:
-        """Buffer plans: the base's, and pairs of cut tiles with or without attention's own."""
+        """Generate buffer plans: that of the base, and pairs of tiles with or without a separate attention buffer."""
         yield engine
         base, stored = engine.buffers, stored_bytes(self.model, engine)
         for kib in TILE_KIB:
@@ -196,7 +196,7 @@ class DesignSpace:
                 yield engine.model_copy(update={"buffers": base.model_copy(update=update), "load_unit": "tile"})
 
     def _estimate(self, engine: EngineSpec) -> float:
-        """Cycles of all passes, loads left out: a lower bound that orders designs."""
+        """Return the cycles of all passes without loads: a lower bound that sorts the designs."""
         tiles = engine.model_copy(update={"load_unit": "tile"})
         rate = engine.port_bytes_per_s(1) / engine.clock_Hz
         total = 0.0
@@ -210,6 +210,6 @@ class DesignSpace:
 
 
 def _steps(sizes: npt.NDArray[np.int64], most: int) -> list[int]:
-    """Array sides up to `most` at which some matrix needs a pass less: ceil(size / passes)."""
+    """Return the array sides up to `most` at which some matrix needs one pass less: ceil(size / passes)."""
     sides = {-(-int(size) // j) for size in np.unique(sizes) for j in range(1, int(size) + 1)}
     return sorted(side for side in sides if side <= most)

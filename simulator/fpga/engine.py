@@ -1,8 +1,8 @@
-"""One image, or one step of a language model, on an FPGA engine: SimPy processes on its cycles.
+"""One image, or one step of a language model, on an FPGA engine: SimPy processes that count its cycles.
 
-Two processes walk the program: one loads weights as early as buffers, ports and the gate allow,
-the other computes in order. Units run one after another, so what overlaps is loading with
-computing, and the streams of a unit with its arithmetic. External memory: transfers through ports, at the port's width until the memory is full.
+Two processes run the program. One loads weights as early as buffers, ports and the gate allow; the other computes in order.
+Units run one after another, so only two things overlap: loading with computing, and the streams of a unit with its
+arithmetic. Transfers use external memory through ports, at the width of the port until the memory bandwidth is reached.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from .schedules import (
 )
 
 DONE = 1e-6
-"""Cycles from its end at which a transfer is over: the rounding of long clocks."""
+"""Tolerance of a transfer's end [cycles]: the rounding error of long clocks."""
 
 
 @dataclass(slots=True)
 class _Transfer:
-    """A transfer under way: bytes left, the port's rate, and the rate it gets [B/cycle]."""
+    """A transfer in progress: remaining bytes, the port's rate, and its present rate [B/cycle]."""
 
     done: simpy.Event
     left: float
@@ -50,14 +50,14 @@ class _Transfer:
 
 
 class ExternalMemory:
-    """Transfers share one memory fairly; none is faster than its port.
+    """External memory that transfers share fairly; no transfer is faster than its port.
 
     Parameters
     ----------
     env : simpy.Environment
         Clock, in cycles.
     rate : float
-        What the memory delivers to all ports together [B/cycle].
+        Memory bandwidth for all ports together [B/cycle].
     """
 
     def __init__(self, env: simpy.Environment, rate: float) -> None:
@@ -68,7 +68,7 @@ class ExternalMemory:
         self._version = 0
 
     def move(self, size: float, limit: float) -> simpy.Event:
-        """Start moving `size` bytes at no more than `limit` [B/cycle]; fires when moved."""
+        """Start to move `size` bytes at no more than `limit` [B/cycle]; return an event that fires at the end."""
         done = self.env.event()
         self.moved += size
         if size <= 0:
@@ -79,13 +79,13 @@ class ExternalMemory:
         return done
 
     def _settle(self) -> None:
-        """Bring every transfer up to now."""
+        """Advance every transfer to the present time."""
         elapsed, self._since = self.env.now - self._since, self.env.now
         for transfer in self._under_way:
             transfer.left -= transfer.rate * elapsed
 
     def _share(self) -> None:
-        """Give each transfer its fair share (max-min), and wake up when the first one ends."""
+        """Set the max-min fair rate of each transfer, and wake up when the first one ends."""
         room, waiting = self.rate, sorted(self._under_way, key=lambda t: t.limit)
         for i, transfer in enumerate(waiting):
             transfer.rate = min(transfer.limit, room / (len(waiting) - i))
@@ -98,7 +98,7 @@ class ExternalMemory:
 
     def _wake(self, event: simpy.Event) -> None:
         if event.value != self._version:
-            return  # another transfer began or ended since
+            return  # another transfer has started or ended since
         self._settle()
         over = [t for t in self._under_way if t.left <= DONE * t.rate]
         self._under_way = [t for t in self._under_way if t.left > DONE * t.rate]
@@ -113,7 +113,7 @@ Routes = Callable[[ExpertBlock], "Sequence_ | None"]
 
 @dataclass(slots=True)
 class CycleShare:
-    """Where a part of the cycles went.
+    """Cycles of one unit in one part of the model, by what it did.
 
     Attributes
     ----------
@@ -122,9 +122,9 @@ class CycleShare:
     arithmetic : float
         Cycles of its arithmetic.
     memory_bound : float
-        Cycles of `busy` in which passes waited for their streams; `stalled` is in addition to it.
+        Cycles of passes that waited for their streams, included in `busy`; `stalled` is in addition to `busy`.
     macs : float
-        Multiply-accumulates done.
+        Number of multiply-accumulates.
     """
 
     busy: float = 0.0
@@ -140,18 +140,18 @@ class CycleShare:
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """One run of a program.
+    """Results of one run of a program.
 
     Attributes
     ----------
     cycles : int
-        Whole cycles from start to end.
+        Cycles from start to end, rounded up.
     memory_bytes : float
-        Moved through external memory [B].
+        Bytes moved through external memory [B].
     hits, misses : int
-        Of the expert cache, on demand.
+        Hits and misses of the expert cache.
     longest_queue, shortest_queue : float
-        Tokens of the fullest and emptiest expert that ran (0 without experts).
+        Tokens of the active experts with the longest and the shortest queue (0 without experts).
     """
 
     cycles: int
@@ -163,7 +163,7 @@ class FrameResult:
     shortest_queue: float
 
     def unit(self, *units: str) -> float:
-        """Cycles of units, stalls included."""
+        """Return the cycles of the given units, including stalls."""
         return sum(share.cycles for (_, unit), share in self.parts.items() if unit in units)
 
 
@@ -209,20 +209,20 @@ def run_frame(
     Parameters
     ----------
     memory_bytes_per_s : float
-        What external memory delivers to all ports together [B/s].
+        Bandwidth of external memory for all ports together [B/s].
     schedule : str
         A name of `SCHEDULES`.
     routes : callable, optional
-        Experts of every token of a block, shape (tokens, top_k); None takes the block's loads.
+        Returns the experts of every token of a block, shape (tokens, top_k), or None to use the block's loads.
     caches : Caches, optional
-        State of the ``cache`` schedule from earlier frames; empty ones by default.
+        State of the ``cache`` schedule from earlier frames; empty by default.
 
     Raises
     ------
     CapacityError
         A load is larger than its buffer.
     InputError
-        Unknown schedule, or token order without a sequence.
+        Unknown schedule, or a schedule in token order without a sequence of experts.
     """
     spec = engine.cache
     caches_own = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
@@ -254,7 +254,7 @@ class Frame:
         self._queue_range = (math.inf, 0.0)
 
     def run(self, program: Program) -> FrameResult:
-        """Run the two processes to the end of the program."""
+        """Run both processes to the end of the program."""
         caches = self.caches.layers.values()
         before = sum(c.hits for c in caches), sum(c.misses for c in caches)
         self.env.process(self._load(program))
@@ -299,17 +299,17 @@ class Frame:
         yield from self.schedule.compute(self, block)
         self.finished(block).succeed()
 
-    # What schedules use.
+    # Methods that schedules call.
 
     def _event(self, key: Any) -> simpy.Event:
         return self._events.setdefault(key, self.env.event())
 
     def gated(self, block: ExpertBlock) -> simpy.Event:
-        """Fires when the block's queues are known."""
+        """Return the event that fires when the block's queues are known."""
         return self._event(("gated", block.index))
 
     def finished(self, block: ExpertBlock) -> simpy.Event:
-        """Fires when the block is done."""
+        """Return the event that fires when the block has finished."""
         return self._event(("finished", block.index))
 
     def sequence(self, block: ExpertBlock) -> Sequence_ | None:
@@ -319,7 +319,7 @@ class Frame:
         return self._drawn[block.index]
 
     def queues(self, block: ExpertBlock) -> npt.NDArray[np.float64]:
-        """Tokens of every expert."""
+        """Return the number of tokens of every expert."""
         sequence = self.sequence(block)
         if sequence is not None:
             return queue_lengths(sequence, block.experts).astype(np.float64)
@@ -328,7 +328,7 @@ class Frame:
         return np.repeat(block.loads.tokens, np.rint(block.loads.experts).astype(np.int64))
 
     def load(self, size: float, region: str | None, key: Any) -> Steps:
-        """Load weights once a buffer of the region is free; `key` fires when they are there."""
+        """Load weights as soon as a buffer of the region is free; the event of `key` fires at the end."""
         if region is not None:
             self._check(size, region)
             yield self._rooms[region].get(self._amount(region, size))
@@ -336,7 +336,7 @@ class Frame:
         self._event(key).succeed()
 
     def fetch(self, size: float, layer: str) -> Steps:
-        """Load weights on demand, everything else waiting."""
+        """Load weights on demand; all computation waits."""
         began = self.env.now
         yield from self._move(size)
         self._share(layer, "linear").stalled += self.env.now - began
@@ -364,7 +364,7 @@ class Frame:
             del self._events[key]
 
     def serve(self, block: ExpertBlock, part: ExpertLoad, tokens: float) -> Steps:
-        """Compute one part of an expert for `tokens` of its queue."""
+        """Compute one part of an expert for `tokens` tokens of its queue."""
         streams = tuple(size * tokens for size in part.streams)
         yield from self._pass(
             UnitPass(block.name, block.layer, "linear", part.cycles * tokens, streams, part.macs * tokens)
@@ -389,7 +389,7 @@ class Frame:
 
     @staticmethod
     def _amount(region: str, size: float) -> float:
-        """Memory of its region that a load takes: one buffer of a pair, else its bytes."""
+        """Return the amount of its region that a load takes: one buffer of a pair, otherwise its bytes."""
         return 1.0 if region in (PAIR, ROUTER) else size
 
     def _check(self, size: float, region: str) -> None:

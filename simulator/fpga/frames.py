@@ -1,4 +1,4 @@
-"""Images through one FPGA: arrivals or a closed loop, tasks that switch, latency and energy."""
+"""Images served by one FPGA: open-loop arrivals or a closed loop, task switches, latency and energy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Images served, one entry per image, in order of arrival.
+    """Served images, one entry per image, in order of arrival.
 
     Attributes
     ----------
     task : int64 array, shape (images,)
+        Task of each image.
     arrival_s, start_s, end_s : float64 arrays, shape (images,)
+        Time of arrival, start and end of each image [s].
     """
 
     task: I8
@@ -41,22 +43,22 @@ class Frames:
 
     @property
     def cycles(self) -> int:
-        """Cycles the engine worked."""
+        """Cycles in which the engine worked."""
         return sum(run.cycles for run in self.runs)
 
     @property
     def latency_s(self) -> F8:
-        """Arrival to end of each image, shape (images,) [s]."""
+        """Time from arrival to end of each image, shape (images,) [s]."""
         return self.end_s - self.arrival_s
 
     @property
     def makespan_s(self) -> float:
-        """First arrival to last end [s]."""
+        """Time from the first arrival to the last end [s]."""
         return float(self.end_s.max() - self.arrival_s.min())
 
     @property
     def joules(self) -> float:
-        """The board's power over the whole run, idle times included [J]."""
+        """Energy of the board over the whole run, including idle times [J]."""
         return self.board_W * self.makespan_s
 
 
@@ -79,23 +81,23 @@ def serve_images(
     tasks : int64 array, shape (images,)
         Task of each image.
     arrivals : float64 array, shape (images,), optional
-        When each arrives [s]; without them `in_flight` images are kept in the system.
+        Arrival times [s]; by default a closed loop keeps `in_flight` images in the system.
     seed : int
-        Seed of the routing; image i, its task and layer have the same sample in every run.
+        Seed of the routing; the same image, task and layer have the same sample in every run.
     forget : bool
-        Whether a task switch empties the expert caches; False isolates what that costs.
+        Whether a task switch empties the expert caches; False shows the cost of this.
     progress : callable, optional
-        Called with (images done, images in all).
+        Called with (images finished, images in total).
 
     Raises
     ------
     InputError
-        No images, unknown names, a model without images.
+        No images, unknown names, or a model that takes no images.
     """
     check_images(len(tasks))
     if in_flight < 1:
         raise InputError("--in-flight", f"must be at least 1, not {in_flight}")
-    SCHEDULES[schedule]  # an unknown name is refused before the work
+    SCHEDULES[schedule]  # reports an unknown name before the run
     program, router = image_program(d), _router(d, tasks, routing, seed)
     spec = d.engine.cache
     caches = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
@@ -149,14 +151,14 @@ def run_image(
     image: int = 0,
     task: int = 0,
 ) -> FrameResult:
-    """Run a single image from an idle engine."""
+    """Simulate a single image on an idle engine."""
     router = _router(d, np.array([task]), routing, seed)
     return run_frame(image_program(d), d.engine, d.memory_bytes_per_s, schedule=schedule,
                      routes=_routes(router, image, task))  # fmt: skip
 
 
 def num_tasks(d: FpgaDeployment) -> int:
-    """Gates of the model; 1 for a dense one."""
+    """Return the number of tasks, each with a gate; 1 for a dense model."""
     return int(getattr(d.moe, "tasks", 1))
 
 

@@ -1,4 +1,4 @@
-"""From a model's ops to an engine's program, op kind by op kind."""
+"""Lowering of a model's ops to an engine's program, one rule per op kind."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .schedules import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLo
 
 @dataclass(frozen=True, slots=True)
 class FpgaTarget:
-    """A design with its utilisation, and how the model uses it.
+    """A design with its utilisation and its lowering options.
 
     Attributes
     ----------
     utilisation : float
         Share of cycles in which the arrays do useful work.
     biases : bool
-        Whether matrices have biases (they are loaded with the weights).
+        Whether matrices have biases, which are loaded with the weights.
     attention_reorder : bool
-        Queries share a pass over the keys (facts of Edge-MoE); else each reads all keys.
+        Whether queries share a pass over the keys (as in Edge-MoE); otherwise each query reads all keys.
     """
 
     engine: EngineSpec
@@ -33,12 +33,12 @@ class FpgaTarget:
     attention_reorder: bool = True
 
     def cycles(self, rows: float, n: int, k: int) -> float:
-        """Cycles of the linear array for `rows` vectors of `k` values to `n`."""
+        """Return the cycles of the linear array that maps `rows` vectors of `k` values to `n` values."""
         a = self.engine.linear
         return rows * math.ceil(k / a.inputs) * math.ceil(n / a.outputs) / self.utilisation
 
     def stored(self, values: float, model_bytes: float) -> float:
-        """Bytes of weights in the design's format; `model_bytes` if the design uses the model's format."""
+        """Return the bytes of weights in the design's format; `model_bytes` if the design uses the model's format."""
         bits = self.engine.weight_bits
         return model_bytes if bits is None else values * bits / 8
 
@@ -54,7 +54,7 @@ class FpgaTarget:
         return tuple(size for size in channels if size)
 
     def act_bytes(self, default: float) -> float:
-        """Bytes of an activation value."""
+        """Return the bytes of an activation value."""
         bits = self.engine.activation_bits
         return default if bits is None else bits / 8
 
@@ -62,8 +62,11 @@ class FpgaTarget:
 Lower = Callable[[Op, FpgaTarget], list[Item]]
 LOWER: Registry[Lower] = Registry("op kind of the FPGA engine")
 FUSED = ("positions", "activation", "combine", "rope", "shared_activation", "residual_activation")
-"""Vector ops that run inside the matrix unit's streams (HLS source of Edge-MoE: GELU, biases and
-the score-weighted sum are options of its linear unit; rotary embedding assumed alike)."""
+"""Vector ops that run inside the matrix unit's streams, at no extra cost.
+
+Source: HLS code of Edge-MoE, where GELU, biases and the score-weighted sum are options of the linear unit. Rotary embedding
+is assumed to be fused too.
+"""
 
 
 def lower_ops(ops: Sequence[Op], target: FpgaTarget) -> list[Item]:
@@ -81,7 +84,7 @@ def lower_ops(ops: Sequence[Op], target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("gemm")
 def _gemm(op: Op, target: FpgaTarget) -> list[Item]:
-    """A matrix, or several of one shape; cut where a buffer takes only part of it."""
+    """Lower a matrix, or several of one shape; cut it into tiles if a buffer takes only a part."""
     m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
     batch = int(op.shape.get("batch", 1))
     if op.name == "router":
@@ -89,7 +92,7 @@ def _gemm(op: Op, target: FpgaTarget) -> list[Item]:
     size = target.stored(n * k * batch, op.weight_bytes)
     size += target.stored(n, 2.0 * n) * target.biases
     act = target.act_bytes(2.0)
-    pixels = op.layer == "embedding"  # of 8 bits
+    pixels = op.layer == "embedding"  # pixels have 8 bits
     reads, written = [m * k * batch * (1.0 if pixels else act)], m * n * batch * act
     if op.name in ("out", "down"):
         reads.append(written)  # the residual stream is read and written back
@@ -111,7 +114,7 @@ def _region(op: Op, target: FpgaTarget) -> str:
 
 
 def region_bytes(region: str, engine: EngineSpec) -> float:
-    """Most bytes that one load into a region may have [B]."""
+    """Return the maximum size of one load into a region [B]."""
     buffers = engine.buffers
     if region == ATTENTION:
         return buffers.attention_bytes or 0.0
@@ -121,12 +124,12 @@ def region_bytes(region: str, engine: EngineSpec) -> float:
 
 
 def cut(tile: Tile, target: FpgaTarget, whole: int = 1) -> list[Item]:
-    """Split a tile into `whole` matrices, then into pieces that a buffer takes.
+    """Split a tile into `whole` matrices, and each of them into pieces that fit a buffer.
 
     Raises
     ------
     CapacityError
-        A matrix that the design must hold whole is larger than its buffer.
+        A matrix that the design must not cut is larger than its buffer.
     """
     room = region_bytes(tile.region, target.engine)
     piece = tile.weight_bytes / whole
@@ -141,12 +144,12 @@ def cut(tile: Tile, target: FpgaTarget, whole: int = 1) -> list[Item]:
 
 
 def _per_piece(streams: tuple[float, ...], pieces: int) -> tuple[float, ...]:
-    """Streams of one piece: each computes its own columns, from all inputs (the first stream)."""
+    """Return the streams of one piece: each piece computes its own columns from all inputs (the first stream)."""
     return tuple(size if i == 0 else size / pieces for i, size in enumerate(streams))
 
 
 def _gate(op: Op, target: FpgaTarget) -> list[Item]:
-    """Gate and queues, tokens in series; the router table of the task is read every time."""
+    """Lower the gate and its queues, one token after another; the task's router table is loaded every time."""
     m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
     size = target.stored(n * k, op.weight_bytes)
     cycles = m * target.engine.gate_cycles_per_token
@@ -156,7 +159,7 @@ def _gate(op: Op, target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("elementwise")
 def _elementwise(op: Op, target: FpgaTarget) -> list[Item]:
-    """Norms have a unit; the rest is fused into the streams of others."""
+    """Lower norms to their unit; other vector ops are fused into the streams of matrices."""
     if op.name in FUSED or op.name == "embedding":
         return []
     rows, cols = op.shape["rows"], op.shape["cols"]
@@ -168,7 +171,7 @@ def _elementwise(op: Op, target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("attention_image")
 def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
-    """Scores, then weighted values; the running softmax runs in parallel with the scores."""
+    """Lower image attention: scores, then weighted values; the running softmax overlaps with the scores."""
     tokens, images = op.shape["tokens"], op.shape["images"]
     n, width, heads = tokens / images, op.shape["heads"] * op.shape["head_dim"], op.shape["heads"]
     act, unit = target.act_bytes(2.0), target.engine.attention
@@ -194,7 +197,7 @@ def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("experts")
 def _experts(op: Op, target: FpgaTarget) -> list[Item]:
-    """Lower one expert block; its parts are the pieces of an expert that a buffer takes at a time."""
+    """Lower one expert block; its parts are the pieces of an expert that fit a buffer."""
     hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
     matrices, experts = int(op.shape["matrices"]), int(op.shape["experts"])
     loads = op.loads
@@ -218,12 +221,12 @@ def _experts(op: Op, target: FpgaTarget) -> list[Item]:
 
 
 def fit_expert(parts: Sequence[ExpertLoad], engine: EngineSpec) -> tuple[ExpertLoad, ...]:
-    """Loads of one expert as the design's buffers take them.
+    """Return the loads of one expert that fit the design's buffers.
 
     Raises
     ------
     CapacityError
-        An expert, or a matrix of it, is larger than its buffer and may not be cut.
+        An expert, or one of its matrices, is larger than its buffer and must not be cut.
     """
     room = engine.buffers.weights_bytes
     if engine.load_unit == "expert":
@@ -246,11 +249,11 @@ def fit_expert(parts: Sequence[ExpertLoad], engine: EngineSpec) -> tuple[ExpertL
 
 
 def _streamed(op: Op, target: FpgaTarget) -> list[Item]:
-    """Attention over a cache, state spaces: weights and cache stream past the arrays."""
+    """Lower attention over a KV cache, or a state space: weights and cache are streamed to the arrays."""
     unit = target.engine.attention
     macs = op.flops / 2
     cycles = macs / (2 * unit.macs if unit else target.engine.macs) / target.utilisation
     size = op.kv_read_bytes + op.kv_write_bytes + op.act_bytes + op.weight_bytes
-    # Caches lie in external memory whatever a design does with activations.
+    # Caches are in external memory, independent of where a design keeps activations.
     ports = target.engine.ports.data
     return [UnitPass(op.name, op.layer, "attention", cycles, (size / ports,) * ports, macs)]

@@ -1,11 +1,11 @@
-"""How a design serves a MoE layer's tokens: the schedules, each a SimPy process.
+"""Programs of an FPGA engine, and the schedules of a MoE layer's tokens, each a SimPy process.
 
-``reordered``  expert by expert: the metaqueue of experts whose queue is not empty is walked,
-               one expert's weights load while another's queue is computed.
-``cache``      token by token through a cache of experts; a miss stalls (no reordering).
-``on-chip``    token by token with all experts of the layer on chip: no stalls, memory grows.
+``reordered``  expert by expert, for all experts with tokens (the metaqueue): the weights of one expert load while the
+               queue of another is computed.
+``cache``      token by token with a cache of experts; a miss stalls the engine (no reordering).
+``on-chip``    token by token with all experts of the layer on chip: no stalls, more memory.
 
-What an FPGA engine runs: work of its units, tiles of weights, blocks of experts.
+A program consists of passes of units, tiles of weights, and blocks of experts.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class UnitPass:
     Attributes
     ----------
     name, layer, unit : str
-        What it is, which part of the model it belongs to, which unit runs it ("linear", "qk",
-        "pv", "norm", "gate", "embedding").
+        Name of the work, its part of the model, and the unit that runs it ("linear", "qk", "pv", "norm", "gate",
+        "embedding").
     cycles : float
         Cycles of arithmetic.
     streams : tuple of float
@@ -56,7 +56,7 @@ class UnitPass:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Work that needs weights on chip first: `weight_bytes` into a buffer of `region`."""
+    """Work that needs its weights on chip first: `weight_bytes` in a buffer of `region`."""
 
     work: UnitPass
     weight_bytes: float
@@ -65,14 +65,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ExpertLoad:
-    """One buffer load of an expert: a matrix, a piece of one, or all of it.
+    """One buffer load of an expert: a matrix, a piece of one, or the whole expert.
 
     Attributes
     ----------
     cycles, macs : float
-        Per token of the expert's queue.
+        Cycles and multiply-accumulates per token of the expert's queue.
     streams : tuple of float
-        Bytes per token on each data port.
+        Bytes per token on each data port [B].
     """
 
     weight_bytes: float
@@ -83,7 +83,7 @@ class ExpertLoad:
 
 @dataclass(frozen=True, slots=True)
 class ExpertBlock:
-    """The experts of one MoE layer; their visits are sampled when the layer runs.
+    """The experts of one MoE layer; their queues are sampled when the layer runs.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class ExpertBlock:
     parts : tuple of ExpertLoad
         Loads of one expert, in order.
     loads : Loads or None
-        Queue lengths where they are given (language models); else the sequence decides.
+        Queue lengths if they are given (language models); otherwise the sequence of experts determines them.
     """
 
     name: str
@@ -120,7 +120,7 @@ Schedule = Callable[["Frame", ExpertBlock], Steps]
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """The two halves of a schedule: what loads weights, what computes."""
+    """The two processes of a schedule: one loads weights, the other computes."""
 
     load: Schedule
     compute: Schedule
@@ -130,19 +130,19 @@ SCHEDULES: Registry[Halves] = Registry("schedule")
 
 
 def metaqueue(queues: Any) -> list[tuple[int, float]]:
-    """Experts whose queue is not empty, with its length."""
+    """Return the experts whose queue is not empty, with its length."""
     return [(int(e), float(queues[e])) for e in np.flatnonzero(queues)]
 
 
 def _load_reordered(frame: Frame, block: ExpertBlock) -> Steps:
-    """Walk the metaqueue; with speculation the first expert is under way before the gate ends."""
+    """Load the experts in the metaqueue; with speculation, the first expert's load starts before the gate ends."""
     guess = 0 if frame.engine.first_expert == "speculative" else None
     if guess is not None:
         yield from frame.load(block.parts[0].weight_bytes, PAIR, (block.index, guess, 0))
     yield frame.gated(block)
     queue = metaqueue(frame.queues(block))
     if guess is not None and (not queue or queue[0][0] != guess):
-        frame.free(PAIR, block.parts[0].weight_bytes)  # nobody visits it: loaded for nothing
+        frame.free(PAIR, block.parts[0].weight_bytes)  # no token chose it: the load was wasted
         guess = None
     for expert, _ in queue:
         for i, part in enumerate(block.parts):
@@ -159,14 +159,14 @@ def _compute_reordered(frame: Frame, block: ExpertBlock) -> Steps:
 
 
 def _load_kept(frame: Frame, block: ExpertBlock) -> Steps:
-    """Restore the layer's cache of the last image; the rest loads on demand."""
+    """Restore the layer's cache from the last image; other experts are loaded on demand."""
     for i in range(len(frame.caches.of(block.index))):
         yield from frame.load(block.weight_bytes, None, (block.index, "kept", i))
     yield frame.finished(block)
 
 
 def _compute_cached(frame: Frame, block: ExpertBlock) -> Steps:
-    """Token order; a cached expert serves at once, any other is loaded first, in series."""
+    """Compute in token order: a cached expert starts at once, any other expert is loaded first, one after another."""
     sequence = _sequence(frame, block)
     cache = frame.caches.of(block.index)
     for i in range(len(cache)):
@@ -180,7 +180,7 @@ def _compute_cached(frame: Frame, block: ExpertBlock) -> Steps:
 
 
 def _load_all(frame: Frame, block: ExpertBlock) -> Steps:
-    """Load all experts of the layer into separate memory, as early as the port is free."""
+    """Load all experts of the layer into separate memory as early as the port is free."""
     for expert in range(block.experts):
         yield from frame.load(block.weight_bytes, None, (block.index, expert, 0))
 
