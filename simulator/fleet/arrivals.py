@@ -69,7 +69,7 @@ class Arrivals:
             return
         self._ahead = next(self.blocks, None)
         self.take(block)
-        if self.clock.how.whole:
+        if self.clock.rules.in_blocks:
             at.awake = self._ahead is None
             if self._ahead is not None:
                 self.clock.push(max(float(self._ahead.arrival_s[0]) - self.clock.now, 0.0), ARRIVALS)
@@ -79,7 +79,7 @@ class Arrivals:
         rows_own = self._own(block)
         rows = self.read(rows_own)
         self.clock.read(rows, rows_own)
-        if self.clock.how.whole:
+        if self.clock.rules.in_blocks:
             self.assigner.deal_block(rows_own, rows)
 
     def read(self, block: RequestBlock) -> range:

@@ -103,20 +103,20 @@ class Between(NamedTuple):
 
 
 @by_address
-class How(NamedTuple):
+class FleetRules(NamedTuple):
     """Constant properties of a run: its rules and its pools."""
 
-    rule: int  # of the router, see `route_rules`; -1: the caller's
-    looks: bool  # whether it looks at loads
-    stops: bool  # see `level.bring`
-    level: bool
-    whole: bool  # whether blocks of requests are dealt by the caller
-    steady: bool  # whether all engines take requests all the time, and nothing but that and their steps changes loads
-    more: bool | None  # whether anything but that ever happens; None: no
-    passes: bool  # whether requests pass something on their way to the router, which is the caller's
-    shelved: bool  # whether the caller is told of completions
+    router_rule: int  # number in `route_rules`; -1: the router is a function of Python
+    by_load: bool  # whether the router compares loads
+    stops: bool  # whether engines stop at completions that are counted or affect others
+    shared_state: bool  # whether parts share state between engines, which then advance together
+    in_blocks: bool  # whether Python assigns requests to engines by blocks, before they arrive
+    undisturbed: bool  # whether all engines take requests all the time, and only arrivals and steps change loads
+    other_events: bool | None  # whether there are events besides arrivals and steps; None: no
+    staged: bool  # whether requests pass a stage before the router, which runs in Python
+    reports_leaving: bool  # whether Python is told of completions
     clients: int  # of a closed loop; 0: none
-    between: Between | Any  # None where there is one pool
+    transfers: Between | Any  # KV transfers between two pools; None with one pool
 
 
 @by_address
@@ -162,10 +162,10 @@ def at_time(play: RunEvents, time: float, what: int) -> None:
 
 
 @compiled_part
-def find_able(play: RunEvents, how: How, first: int, last: int) -> int:
+def find_able(play: RunEvents, rules: FleetRules, first: int, last: int) -> int:
     """List the engines that accept requests; return their number."""
     able = int64(0)
-    if how.steady:
+    if rules.undisturbed:
         return last
     for n in range(first, last):
         if play.own[n].up and play.own[n].ready:
@@ -219,34 +219,34 @@ def weigh_one(play: RunEvents, k: int, engine: int, now: float) -> None:
 
 
 @compiled_part
-def weigh_again(play: RunEvents, how: How, engine: int, now: float) -> None:
+def weigh_again(play: RunEvents, rules: FleetRules, engine: int, now: float) -> None:
     """Update the recorded load of an engine, and the time of its next change if nothing else happens."""
     weigh_one(play, engine, engine, now)
-    settle(play.least, play.loads, how.rule, engine)
+    settle(play.least, play.loads, rules.router_rule, engine)
     node, face = play.own[engine], face_of(play.fleet, engine)
     if node.gone < face.counters[0].completed:
         line_up(play.returns, engine, face.requests[face.requests[node.gone].done].last)
 
 
 @compiled_part
-def weigh(play: RunEvents, how: How, able: int, now: float) -> None:
+def weigh(play: RunEvents, rules: FleetRules, able: int, now: float) -> None:
     """Update the recorded loads of the engines that the router may choose; if always all, only those that changed."""
     turn, returns = play.fleet.turn[0], play.returns
-    if not how.steady:
+    if not rules.undisturbed:
         for k in range(able):
             weigh_one(play, k, play.able[k], now)
         return
     for k in range(turn.changed):
         n = play.fleet.changed[k]
         play.own[n].changed = 0
-        weigh_again(play, how, n, now)
+        weigh_again(play, rules, n, now)
     turn.changed = 0
     while returns.size[0] > 0 and returns.time[returns.order[0]] <= now:
-        weigh_again(play, how, take_first(returns), now)
+        weigh_again(play, rules, take_first(returns), now)
 
 
 @compiled_part
-def chosen(play: RunEvents, how: How, able: int, count: int, home: int) -> int:
+def chosen(play: RunEvents, rules: FleetRules, able: int, count: int, home: int) -> int:
     """Return the engine that the router chooses after `count` assignments; -1: the caller must choose."""
     at = play.at[0]
     if at.chosen >= 0:
@@ -254,12 +254,12 @@ def chosen(play: RunEvents, how: How, able: int, count: int, home: int) -> int:
         return int(k)
     if able == 1:
         return 0
-    if how.rule < 0:
+    if rules.router_rule < 0:
         at.found, at.home = able, home
         return -1
-    if how.steady and choose_least(how.rule, home):
+    if rules.undisturbed and choose_least(rules.router_rule, home):
         return int(play.least[1])
-    return choose(how.rule, count, play.loads[:able], home)
+    return choose(rules.router_rule, count, play.loads[:able], home)
 
 
 @compiled_part
@@ -313,7 +313,7 @@ def take_in(loop: EngineArrays, columns: Columns, row: int, arrival: float, last
 
 
 @compiled_part
-def give(play: RunEvents, how: How) -> int:
+def give(play: RunEvents, rules: FleetRules) -> int:
     """Submit the chosen request to its engine; return a status if the caller must do it."""
     at = play.at[0]
     n, row = at.into, at.row
@@ -322,7 +322,7 @@ def give(play: RunEvents, how: How) -> int:
     if play.own[n].given:
         return GIVE
     last = play.rows.output_tokens[row]
-    if n < play.fleet.first and two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
+    if n < play.fleet.first and two_pools(rules) and at.cached == 0:  # the first one brings forth the next token only
         last = play.rows.generated[row] + 1
     arrival = float(max(play.rows.arrival_s[row], at.then))
     if called_at(play.fleet.takes[n], play.fleet.loops[n], (play.rows, row, arrival, last, at.cached)) == 0:
@@ -333,8 +333,8 @@ def give(play: RunEvents, how: How) -> int:
     return Status.REACHED
 
 
-@compiled_given("how.between", otherwise=lambda how: False)
-def two_pools(how: How) -> bool:
+@compiled_given("rules.transfers", otherwise=lambda rules: False)
+def two_pools(rules: FleetRules) -> bool:
     """Return whether the run has separate prefill and decode pools."""
     return True
 
@@ -346,21 +346,21 @@ def fits(play: RunEvents, engine: int, size: float) -> bool:
     return bool(promised == 0.0 or promised + size <= play.own[engine].capacity)
 
 
-@compiled_given("how.between", otherwise=lambda p, how, row, n: True)
-def keep_prompt(play: RunEvents, how: How, row: int, engine: int) -> bool:
+@compiled_given("rules.transfers", otherwise=lambda p, rules, row, n: True)
+def keep_prompt(play: RunEvents, rules: FleetRules, row: int, engine: int) -> bool:
     """Reserve KV bytes for a prompt whose cache must wait for transfer; return whether they fit."""
-    size = kv_bytes(how.between.first, play.rows.input_tokens[row] + play.rows.generated[row])
+    size = kv_bytes(rules.transfers.first, play.rows.input_tokens[row] + play.rows.generated[row])
     if not fits(play, engine, size):
         return False
     play.own[engine].promised += size
-    how.between.trips[row].kept = size
+    rules.transfers.trips[row].kept = size
     return True
 
 
 @compiled_part
-def home_of(play: RunEvents, how: How, row: int, able: int) -> int:
+def home_of(play: RunEvents, rules: FleetRules, row: int, able: int) -> int:
     """Return the index of the engine that the request's session ran on last; -1 if there is none."""
-    if play.homes.size > 0 and how.steady:
+    if play.homes.size > 0 and rules.undisturbed:
         return int(play.homes[play.rows.session[row]])
     if play.homes.size > 0:
         for k in range(able):
@@ -370,25 +370,25 @@ def home_of(play: RunEvents, how: How, row: int, able: int) -> int:
 
 
 @compiled_part
-def assign(play: RunEvents, how: How) -> int:
+def assign(play: RunEvents, rules: FleetRules) -> int:
     """Assign waiting requests to engines in order, while one is up and has room; return why the caller must act."""
     at = play.at[0]
     while True:
-        status = give(play, how)
+        status = give(play, rules)
         if status != Status.REACHED or play.gate.span[1] == 0:
             return status
-        row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(how) else play.own.size
-        able = find_able(play, how, 0, first)
+        row, first = play.gate.kept[play.gate.span[0]], play.fleet.first if two_pools(rules) else play.own.size
+        able = find_able(play, rules, 0, first)
         if able == 0:
             return Status.REACHED
-        if how.looks and at.chosen < 0:
-            weigh(play, how, able, when(play, row))
+        if rules.by_load and at.chosen < 0:
+            weigh(play, rules, able, when(play, row))
             look(play, row, able)
-        k = chosen(play, how, able, at.dealt, home_of(play, how, row, able))
+        k = chosen(play, rules, able, at.dealt, home_of(play, rules, row, able))
         if k < 0:
             return CHOOSE
         n = play.able[k]
-        if not keep_prompt(play, how, row, n):
+        if not keep_prompt(play, rules, row, n):
             return Status.REACHED
         drop_first(play.gate)
         at.dealt += 1

@@ -23,7 +23,7 @@ from ..engine.state import FEWEST_ROWS, I8, Face, roomier
 from ..registry import all_hooks
 from ..results.table import RequestTable
 from .advance import new_fleet
-from .assignment import AT, CALLED, KINDS, TRIP, Columns, How, RunEvents, Waits, take_in
+from .assignment import AT, CALLED, KINDS, TRIP, Columns, FleetRules, RunEvents, Waits, take_in
 from .heap import new_heap, new_line, push
 from .nodes import Node
 from .pools import KvLink
@@ -61,7 +61,7 @@ class Clock:
     table: RequestTable
     entry: list[Node]
     decode: list[Node]
-    how: How
+    rules: FleetRules
     link: KvLink | None
     prefixes: bool = False  # whether the router asks what nodes were sent of a prompt before
     log_rows: int = 0  # stretches that are told of together
@@ -97,7 +97,7 @@ class Clock:
             node.given = given_by_hand(node.engine)
         self.stale.update(range(count))
         if self.decode:
-            self.how = self.how._replace(between=next(all_hooks("between"))(self))
+            self.rules = self.rules._replace(transfers=next(all_hooks("between"))(self))
 
     @property
     def at(self) -> Any:
@@ -112,7 +112,7 @@ class Clock:
     @property
     def completed(self) -> int:
         """Return the number of completed requests; if completions have effects, only those that were processed."""
-        if self.how.stops:
+        if self.rules.stops:
             return int(self.at.delivered)
         return sum(node.earlier + node.engine.completed for node in self.all)
 
@@ -124,7 +124,7 @@ class Clock:
     @property
     def parked(self) -> list[int]:
         """Return the requests whose KV caches wait for transfer to the decode pool."""
-        return [] if self.how.between is None else told(self.how.between.ready)
+        return [] if self.rules.transfers is None else told(self.rules.transfers.ready)
 
     def call_at(self, at: float, call: Callable[[], None]) -> None:
         """Schedule a call at time `at` [s], which is not before now except for rounding."""
@@ -150,27 +150,27 @@ class Clock:
     def put_back(self, row: int) -> None:
         """Requeue a request that was lost to a failure in front of all others."""
         plainly(put_first)(self.play.gate, row)
-        if self.how.between is not None:
-            self.how.between.trips[row].again += 1
+        if self.rules.transfers is not None:
+            self.rules.transfers.trips[row].again += 1
 
     def lose_parked(self, node: Node) -> list[int]:
         """Remove and return the requests whose caches wait for transfer on a node that fails."""
-        if self.how.between is None:
+        if self.rules.transfers is None:
             return []
-        b = self.how.between
+        b = self.rules.transfers
         rows = self.parked
         lost = [row for row in rows if b.trips[row].source == node.index]
         left = new_ring(len(b.ready.kept), [row for row in rows if row not in lost])
-        self.how = self.how._replace(between=b._replace(ready=left))
+        self.rules = self.rules._replace(transfers=b._replace(ready=left))
         return lost
 
     def read(self, rows: range, block: RequestBlock) -> None:
         """Make requests of the table known to the compiled events."""
         self.at.last, p = rows.stop, self.play
-        if self.how.clients and not len(self.table.session):
+        if self.rules.clients and not len(self.table.session):
             came = self.table.arrival_s[rows.start : rows.stop]
             came[came == 0.0] = np.inf  # until a client sends it
-        if self.how.whole:
+        if self.rules.in_blocks:
             self.at.next = rows.stop
             self.play = p._replace(rows=self._rows())
             return
@@ -182,22 +182,22 @@ class Clock:
         chained = len(self.table.session) > 0
         self.play = p = p._replace(
             rows=self._rows(), recall=recall, gate=_wider(p.gate, room),
-            door=_wider(p.door, room if self.how.passes else 1),
+            door=_wider(p.door, room if self.rules.staged else 1),
             waits=self._waits(rows, block) if chained else p.waits,
             homes=roomy(p.homes, room, -1) if chained else p.homes,
         )  # fmt: skip
-        if (b := self.how.between) is not None:
+        if (b := self.rules.transfers) is not None:
             more, flows = b.trips, b.flows
             if len(more) < room:
                 more, flows = records(room, TRIP, more), records(b.writers + room + 1, flows.dtype, flows)
             ready, stamps = _wider(b.ready, room), roomy(b.stamps, room, np.nan)
-            self.how = self.how._replace(between=b._replace(ready=ready, trips=more, flows=flows, stamps=stamps))
+            self.rules = self.rules._replace(transfers=b._replace(ready=ready, trips=more, flows=flows, stamps=stamps))
         self._make_room()
 
     def refresh(self) -> None:
         """Update the addresses of engine states that have been replaced, for compiled code."""
         fleet, nodes = self.play.fleet, self.all
-        for node in nodes if self.how.shelved else ():
+        for node in nodes if self.rules.reports_leaving else ():
             node.own["asked"] = len(node.asked)
         for n in self.stale:
             engine, (loop, face) = nodes[n].engine, self._kept.get(n, (None, None))
@@ -217,7 +217,7 @@ class Clock:
     def _codes_of(self, loop: EngineArrays) -> tuple[int, int]:
         """Return the addresses of the compiled functions that run an engine and that submit requests to it."""
         rows = self.play.rows, 0, 0.0, 0, 0
-        return code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows) if self.how.more else 0
+        return code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows) if self.rules.other_events else 0
 
     def _tell_hashes(self, engine: Engine) -> None:
         """Give an engine's block pool access to the prefix hashes of all requests."""

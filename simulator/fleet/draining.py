@@ -171,7 +171,7 @@ class Drain:
         """Return the releaser of a run, or None if parts of engines keep data of requests beyond their rows."""
         engines = [node.engine for node in nodes.all]
         plain = not any(e.parts for e in engines)
-        return cls(nodes, table, spill, nodes.how.looks) if plain else None
+        return cls(nodes, table, spill, nodes.rules.by_load) if plain else None
 
     def step(self, known: int) -> bool:
         """Release completed requests if there are too many to keep; return whether there are."""

@@ -26,7 +26,7 @@ from ..results.steps import check_steps
 from ..results.table import RequestTable
 from .arrivals import Arrivals, check_kept
 from .assigner import Assigner
-from .assignment import CHOOSE, GIVE, LOST, ROOM, How
+from .assignment import CHOOSE, GIVE, LOST, ROOM, FleetRules
 from .clock import Clock
 from .combined import check_run, decoding, scaled_by, states_of, swapped_by
 from .draining import Drain, Drained
@@ -117,68 +117,87 @@ class Driver:
     """One run: builds its parts and handles the events that compiled code returns to Python."""
 
     def __init__(self, asked: RunSettings) -> None:
-        pools, policy, stream, cache, faults = asked.pools, asked.policy, asked.stream, asked.cache, asked.fleet.faults
-        cut = asked.cut or Cut(spill="" if asked.keep_log else None)
-        self.pools, self.policy, self.stream, self.asked = pools, policy, stream, asked
-        self.shared = {n: x for n, hook in hooks_by_name("shared") if (x := hook(pools, policy, cache)) is not None}
+        pools, policy, stream, cache, fleet = asked.pools, asked.policy, asked.stream, asked.cache, asked.fleet
+        self.asked, self.pools, self.policy, self.stream = asked, pools, policy, stream
         self.warmup, self.stop, self.warm_s, self.ended = asked.warmup, asked.stop or 0, 0.0, False
+        self.shared = {n: x for n, hook in hooks_by_name("shared") if (x := hook(pools, policy, cache)) is not None}
         self.first = first = next(blocks := iter(stream), None)
-        blocks = chain(() if first is None else (first,), blocks)  # drawn once
-        turns = None if first is None else first.turns
-        for check in all_hooks("check_requests"):
-            check(stream, first)
-        scaled, swapped = scaled_by(pools, asked.fleet.autoscale), swapped_by(pools)
-        self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, asked.options)
+        blocks = chain(() if first is None else (first,), blocks)  # the first block is drawn once
+        self._check_stream()
+        self.scaled, self.swapped = scaled_by(pools, fleet.autoscale), swapped_by(pools)
+        self.parts = check_run(pools, policy, cache, first, fleet.faults is not None, self.scaled, asked.options)
         self.states = states_of(asked.options, pools.entry[0])
-        staged = swapped or pools.parts.get("encoder") is not None
+        encoded = pools.parts.get("encoder") is not None
+        follow = stream.closed_loop is not None or (first is not None and first.turns is not None)
+        changing = self.swapped or encoded or self.scaled or fleet.faults is not None
         self.one = len(pools.entry) == 1 and not pools.decode
-        follow = turns is not None or stream.closed_loop is not None
-        # An engine by itself turns requests away by the bounds of their class.
-        alone = self.one and faults is None and not staged and not scaled and not follow
-        self.always = bool(pools.decode) or follow or swapped
-        self.table = table = RequestTable()
-        here = cut.replicas(len(pools.entry))
-        entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
+        self.always = bool(pools.decode) or follow or self.swapped
+        # A single engine rejects requests by the bounds of their class; a fleet does so before its router.
+        alone = self.one and not changing and not follow
+        bounded = not alone and any(c.bounded for c in stream.classes)
+        cut = asked.cut or Cut(spill="" if asked.keep_log else None)
+        entry = self._nodes(pools.entry, cut.replicas(len(pools.entry)), policy, cache, alone=alone)
         decode = self._nodes(pools.decode, range(len(pools.decode)), *decoding(pools, policy, cache), len(entry))
-        if stream.closed_loop is not None and stream.has_arrivals and asked.stop:
-            raise InputError("--stop", "cannot be combined with --closed-loop and --rate together")
-        rule = compiled_rule(route := ROUTERS[asked.fleet.router])
-        looks = route is not round_robin and max(len(entry), len(decode)) > 1
-        doors = any(c.bounded for c in stream.classes) and not alone
-        apart = not (staged or scaled or self.always or faults or doors)
-        at_once = apart and not looks
-        steady = not (staged or scaled or faults or doors or pools.decode)
         if cut.of > 1:
-            self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
-        how = How(
-            rule=-1 if rule is None else rule, looks=looks, stops=False,
-            level=bool(self.shared), whole=at_once, steady=steady,
-            more=True if self.warmup or self.stop or not at_once else None,
-            passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
-            clients=0 if at_once else stream.closed_loop or 0, between=None,
-        )  # fmt: skip
-        prefixes = looks and asks_prefix(route)
+            self._check_independent()
+        independent = not (changing or bounded or self.always)
+        router = ROUTERS[fleet.router]
+        rules = self._rules(router, max(len(entry), len(decode)), independent, changing or bounded, bounded or encoded)
+        self.table = table = RequestTable()
         self.clock = clock = Clock(
-            table, entry, decode, how, pools.link, prefixes, 0 if faults or asked.steps else MOST_LOGGED
-        )
-        self.assigner = Assigner(table, clock, route)
-        lets_go = apart and not (self.warmup or self.stop)
-        self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
+            table, entry, decode, rules, pools.link, rules.by_load and asks_prefix(router),
+            0 if fleet.faults or asked.steps else MOST_LOGGED,
+        )  # fmt: skip
+        self.assigner = Assigner(table, clock, router)
+        self.drain = Drain.of(clock, table, cut.spill) if independent and not (self.warmup or self.stop) else None
         if self.drain is None:
             check_kept(stream.limit or 0)
         self.arrivals = Arrivals(
-            table, self.assigner, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, asked.seed, doors),
+            table, self.assigner, clock, blocks, stream.closed_loop, fleet.faults is not None, self._stages(bounded),
             None if self.drain is None else self.drain.step, cut, len(pools.entry),
         )  # fmt: skip
-        run_parts = (hook(self) for hook in all_hooks("run"))
-        self.does: list[RunPart] = [part for part in run_parts if part is not None]
-        for node in clock.all if swapped or self.assigner.told is not None else ():
+        self.does: list[RunPart] = [part for hook in all_hooks("run") if (part := hook(self)) is not None]
+        for node in clock.all if self.swapped or self.assigner.told is not None else ():
             node.given = 1
 
-    def _check_apart(self, found: dict[str, object]) -> None:
-        """Refuse parts that couple replicas, including `found`: such replicas cannot be simulated separately."""
+    def _check_stream(self) -> None:
+        """Refuse requests that the run's parts cannot simulate."""
+        for check in all_hooks("check_requests"):
+            check(self.stream, self.first)
+        if self.stream.closed_loop is not None and self.stream.has_arrivals and self.stop:
+            raise InputError("--stop", "cannot be combined with --closed-loop and --rate together")
+
+    def _rules(
+        self, router: Callable[..., Any], engines: int, independent: bool, changing: bool, staged: bool
+    ) -> FleetRules:
+        """Return the rules of the run's events.
+
+        Parameters
+        ----------
+        engines : int
+            Of the larger pool.
+        independent : bool
+            Whether engines affect each other only through the router's choice.
+        changing : bool
+            Whether engines come and go, or requests wait, for other reasons than arrivals and steps.
+        staged : bool
+            Whether requests pass a stage before the router.
+        """
+        rule, by_load = compiled_rule(router), router is not round_robin and engines > 1
+        in_blocks = independent and not by_load
+        return FleetRules(
+            router_rule=-1 if rule is None else rule, by_load=by_load, stops=False,
+            shared_state=bool(self.shared), in_blocks=in_blocks, undisturbed=not (changing or self.pools.decode),
+            other_events=True if self.warmup or self.stop or not in_blocks else None,
+            staged=staged, reports_leaving=self.swapped,
+            clients=0 if in_blocks else self.stream.closed_loop or 0, transfers=None,
+        )  # fmt: skip
+
+    def _check_independent(self) -> None:
+        """Refuse what makes replicas depend on each other: such replicas cannot be simulated separately."""
         stream, pools, first = self.stream, self.pools, self.first
-        found |= {
+        found = {
+            "--autoscale": self.scaled, "failures": self.asked.fleet.faults, "adapters that wait for slots": self.swapped,
             "two pools": pools.decode, "--encoder": pools.parts.get("encoder"), "sessions": first is not None and first.turns,
             "--closed-loop": stream.closed_loop, "classes": stream.classes, "--warmup": self.warmup,
             "--stop": self.stop, "--steps": self.asked.steps, "caches that they share": self.shared,
@@ -207,16 +226,16 @@ class Driver:
             out.append(Node(before + len(out), engine))
         return out
 
-    def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
+    def _stages(self, bounded: bool) -> list[Callable[[RequestBlock], None]]:
         """Build the stages before the router (admission, images, adapters), and return the readers of request blocks."""
         pools, assigner, clock = self.pools, self.assigner, self.clock
         hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
         readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
-        if doors:
-            assigner.door = next(all_hooks("door"))(stream, clock, self.table)
+        if bounded:
+            assigner.door = next(all_hooks("door"))(self.stream, clock, self.table)
         for name in self.parts:
             hook = PARTS[name].hook("stage")
-            made = hook and hook(clock, assigner, pools, seed)
+            made = hook and hook(clock, assigner, pools, self.asked.seed)
             if made is not None:
                 self.states[name], reader = made
                 readers.append(reader)
@@ -265,7 +284,7 @@ class Driver:
         }  # fmt: skip
         while status != Status.REACHED and not self.ended:
             clock.refresh()
-            status = run_events(clock.play, clock.how)
+            status = run_events(clock.play, clock.rules)
             if status == Status.STUCK and clock.rests:
                 return
             if status != Status.REACHED:
@@ -300,7 +319,7 @@ class Driver:
 
     def _moves(self) -> Moves | None:
         """Return the KV transfers between the pools; None without two pools."""
-        between, at = self.clock.how.between, self.clock.at
+        between, at = self.clock.rules.transfers, self.clock.at
         if between is None:
             return None
         start_s, end_s = between.stamps[: self.table.count].T.copy()
@@ -323,8 +342,7 @@ class Driver:
 
     def _aim(self) -> None:
         """Make engines stop at completions that are counted or affect others."""
-        stops = self.always or self._goal() > 0
-        self.clock.how = self.clock.how._replace(stops=stops)
-        self.clock.at.goal = self._goal()
-        how = self.clock.how
-        self.clock.play.fleet.turn[0].ahead = how.steady and not (how.whole or how.level or self._goal())
+        clock, goal = self.clock, self._goal()
+        clock.rules = rules = clock.rules._replace(stops=self.always or goal > 0)
+        clock.at.goal = goal
+        clock.play.fleet.turn[0].ahead = rules.undisturbed and not (rules.in_blocks or rules.shared_state or goal)

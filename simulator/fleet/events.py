@@ -20,7 +20,7 @@ from .assignment import (
     FOLLOWS,
     KINDS,
     Columns,
-    How,
+    FleetRules,
     RunEvents,
     assign,
     at_time,
@@ -39,32 +39,32 @@ GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4,
 """Phases in which the consequences of an event are processed, in this order."""
 
 
-@compiled_by("how.between")
-def next_cache(play: RunEvents, how: How) -> int:
+@compiled_by("rules.transfers")
+def next_cache(play: RunEvents, rules: FleetRules) -> int:
     """Start the next KV transfer if a node has memory for its request; return the request, -1: none, -2: ask the caller."""
     return -1
 
 
-@compiled_by("how.between")
-def arrive(play: RunEvents, how: How, row: int) -> int:
+@compiled_by("rules.transfers")
+def arrive(play: RunEvents, rules: FleetRules, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since."""
     return Status.REACHED
 
 
-@compiled_by("how.between")
-def goes_on(play: RunEvents, how: How, row: int, engine: int) -> bool:
+@compiled_by("rules.transfers")
+def goes_on(play: RunEvents, rules: FleetRules, row: int, engine: int) -> bool:
     """Return whether a request that has ended on a prefill node must continue on a decode node."""
     return False
 
 
 @compiled_part
-def ask(play: RunEvents, how: How, row: int) -> None:
+def ask(play: RunEvents, rules: FleetRules, row: int) -> None:
     """Queue an arriving request behind those that wait for assignment or a stage."""
-    put_last(play.door if how.passes else play.gate, row)
+    put_last(play.door if rules.staged else play.gate, row)
 
 
 @compiled_part
-def come_after(play: RunEvents, how: How, row: int) -> None:
+def come_after(play: RunEvents, rules: FleetRules, row: int) -> None:
     """Schedule a request that follows others, after its client has read their results and thought about them.
 
     If an agent's call waits for several calls, it is sent when the last of these and its tool have ended.
@@ -76,13 +76,13 @@ def come_after(play: RunEvents, how: How, row: int) -> None:
     x.arrival_s[row] = arrival
     if arrival <= at.now:
         at.to_come -= 1
-        ask(play, how, row)
+        ask(play, rules, row)
     else:
         at_time(play, arrival, FOLLOWS + KINDS * row)
 
 
 @compiled_part
-def follow(play: RunEvents, how: How, row: int) -> bool:
+def follow(play: RunEvents, rules: FleetRules, row: int) -> bool:
     """Register a request that follows others; return whether all of these have completed already."""
     x, w = play.rows, play.waits
     play.at[0].to_come += 1
@@ -99,12 +99,12 @@ def follow(play: RunEvents, how: How, row: int) -> bool:
             other = w.more[other]
         w.more[other] = k
     if w.left[row] == 0:
-        come_after(play, how, row)
+        come_after(play, rules, row)
     return bool(w.left[row] == 0)
 
 
 @compiled_part
-def let_follow(play: RunEvents, how: How, row: int) -> bool:
+def let_follow(play: RunEvents, rules: FleetRules, row: int) -> bool:
     """Release the successors of a completed request; return whether there are known ones."""
     w = play.waits
     if w.starts.size == 0 or w.first[row] < 0:
@@ -114,7 +114,7 @@ def let_follow(play: RunEvents, how: How, row: int) -> bool:
     while k >= 0:
         w.left[w.row[k]] -= 1
         if w.left[w.row[k]] == 0:
-            come_after(play, how, w.row[k])
+            come_after(play, rules, w.row[k])
         k = w.more[k]
     return True
 
@@ -127,7 +127,7 @@ def waits_for_any(play: RunEvents, row: int) -> bool:
 
 
 @compiled_part
-def let_arrive(play: RunEvents, how: How) -> int:
+def let_arrive(play: RunEvents, rules: FleetRules) -> int:
     """Queue the requests whose arrival time has come; return `BLOCK` if more requests must be read."""
     at, x = play.at[0], play.rows
     while at.next < at.last:
@@ -139,21 +139,21 @@ def let_arrive(play: RunEvents, how: How) -> int:
         at.due = 0
         at.next += 1
         if waits_for_any(play, row):
-            follow(play, how, row)
+            follow(play, rules, row)
         else:
-            ask(play, how, row)
+            ask(play, rules, row)
     return BLOCK
 
 
 @compiled_part
-def next_clients(play: RunEvents, how: How, now: float) -> int:
+def next_clients(play: RunEvents, rules: FleetRules, now: float) -> int:
     """Send the next requests of idle clients of a closed loop; return `BLOCK` if more requests must be read.
 
     A client continues its session; an unfinished request delays its successor. In a loop with a rate no request is sent
     before its arrival time, which is infinite in a loop without a rate.
     """
     at = play.at[0]
-    while at.in_flight < how.clients and not at.over:
+    while at.in_flight < rules.clients and not at.over:
         if at.next == at.last:
             return BLOCK
         row = at.next
@@ -164,11 +164,11 @@ def next_clients(play: RunEvents, how: How, now: float) -> int:
             return Status.REACHED
         at.next += 1
         if waits_for_any(play, row):
-            at.in_flight += int(follow(play, how, row))
+            at.in_flight += int(follow(play, rules, row))
         else:
             at.in_flight += 1
             play.rows.arrival_s[row] = now
-            ask(play, how, row)
+            ask(play, rules, row)
     return Status.REACHED
 
 
@@ -184,31 +184,31 @@ def take_over(columns: Columns, face: Face, place: int, row: int) -> None:
 
 
 @compiled_part
-def deliver(play: RunEvents, how: How) -> int:
+def deliver(play: RunEvents, rules: FleetRules) -> int:
     """Process the consequences of an engine's completions, let it continue, and let closed-loop clients send."""
     at, n = play.at[0], play.at[0].node
     if n < 0:
-        return next_clients(play, how, at.now)
+        return next_clients(play, rules, at.now)
     face, node, now = face_of(play.fleet, n), play.own[n], play.own[n].clock
     node.halted = 0
     while True:
-        if next_clients(play, how, now) == BLOCK:
+        if next_clients(play, rules, now) == BLOCK:
             return BLOCK
         if node.delivered == face.counters[0].completed:
             break
         place = face.requests[node.delivered].done
         row = face.requests[place].row
-        if how.shelved and at.left == 0:
+        if rules.reports_leaving and at.left == 0:
             at.row, at.left = row, 1
             return LEAVE
         at.left = 0
         node.delivered += 1
         face.requests[place].row = -1 - row
         take_over(play.rows, face, place, row)
-        if not goes_on(play, how, row, n):
+        if not goes_on(play, rules, row, n):
             at.delivered += 1
-            followed = let_follow(play, how, row)
-            at.in_flight -= 1 if how.clients > 0 and not followed else 0
+            followed = let_follow(play, rules, row)
+            at.in_flight -= 1 if rules.clients > 0 and not followed else 0
     at.node, at.noted, at.then = -1, now, now
     if not is_done(face):
         wake(play.fleet, n)
@@ -228,16 +228,16 @@ def let_pass(play: RunEvents) -> int:
 
 
 @compiled_part
-def send(play: RunEvents, how: How) -> int:
+def send(play: RunEvents, rules: FleetRules) -> int:
     """Start KV transfers in order, while a decode node has room for the request; `CHOOSE` as in `assign`."""
-    row = next_cache(play, how)
+    row = next_cache(play, rules)
     while row >= 0:
-        row = next_cache(play, how)
+        row = next_cache(play, rules)
     return Status.REACHED if row == -1 else CHOOSE
 
 
 @compiled_part
-def ask_for_block(play: RunEvents, how: How) -> int:
+def ask_for_block(play: RunEvents, rules: FleetRules) -> int:
     """Call `follow_up` at once if the caller assigns requests."""
     if play.at[0].awake:
         return BLOCK
@@ -245,31 +245,31 @@ def ask_for_block(play: RunEvents, how: How) -> int:
     return Status.REACHED
 
 
-@compiled_given("how.more", otherwise=ask_for_block)
-def follow_up(play: RunEvents, how: How) -> int:
+@compiled_given("rules.other_events", otherwise=ask_for_block)
+def follow_up(play: RunEvents, rules: FleetRules) -> int:
     """Process the consequences of an event, phase by phase; return `Status.REACHED`, or the reason for the caller to act."""
     at = play.at[0]
     status: int = Status.REACHED
     while at.phase < BRINGING and status == Status.REACHED:
         if at.phase == GIVING:
-            status = give(play, how)
+            status = give(play, rules)
         elif at.phase == DELIVERING:
-            status = deliver(play, how)
+            status = deliver(play, rules)
         elif at.phase == COMING:
-            status = let_arrive(play, how) if at.awake and how.clients == 0 else Status.REACHED
+            status = let_arrive(play, rules) if at.awake and rules.clients == 0 else Status.REACHED
         elif at.phase == PASSING:
             status = let_pass(play)
         elif at.phase == SENDING:
-            status = send(play, how)
+            status = send(play, rules)
         else:
-            status = assign(play, how)
+            status = assign(play, rules)
         if status == Status.REACHED:
             at.phase = PASSING if at.phase == DEALING and play.door.span[1] > 0 else at.phase + 1
     return int(status)
 
 
 @compiled_part
-def next_arrivals(play: RunEvents, how: How) -> int:
+def next_arrivals(play: RunEvents, rules: FleetRules) -> int:
     """Take the next event if all events are arrivals (`happen`)."""
     at = play.at[0]
     at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
@@ -277,8 +277,8 @@ def next_arrivals(play: RunEvents, how: How) -> int:
     return Status.REACHED
 
 
-@compiled_given("how.more", otherwise=next_arrivals)
-def happen(play: RunEvents, how: How) -> int:
+@compiled_given("rules.other_events", otherwise=next_arrivals)
+def happen(play: RunEvents, rules: FleetRules) -> int:
     """Take the next event; return `Status.REACHED`, or the reason why the caller must act."""
     at, what = play.at[0], play.events.tags[0, 1]
     at.now, at.phase = play.events.time[0], GIVING
@@ -291,9 +291,9 @@ def happen(play: RunEvents, how: How) -> int:
             at.node = number
     elif kind == FOLLOWS:
         at.to_come -= 1
-        ask(play, how, number)
+        ask(play, rules, number)
     elif kind == CROSSED:
-        return arrive(play, how, number)
+        return arrive(play, rules, number)
     else:
         at.call, at.then = number, at.now
         return CALL
@@ -311,25 +311,25 @@ def comes_next(play: RunEvents) -> bool:
     return True
 
 
-@compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
-def run_engines(play: RunEvents, how: How) -> int:
+@compiled_given("rules.other_events", otherwise=lambda p, rules: bring(p.fleet, False, rules.shared_state))
+def run_engines(play: RunEvents, rules: FleetRules) -> int:
     """Run the engines up to the next event, which may be a completion (`Status.GOAL`)."""
-    status = bring(play.fleet, how.stops, how.level)
+    status = bring(play.fleet, rules.stops, rules.shared_state)
     while status == Status.GOAL and not comes_next(play):
         n = play.fleet.turn[0].goal
         at_time(play, play.own[n].clock, COMPLETIONS + KINDS * n)
-        status = bring(play.fleet, how.stops, how.level)
+        status = bring(play.fleet, rules.stops, rules.shared_state)
     return int(status)
 
 
 @compiled_part
-def all_done(play: RunEvents, how: How) -> bool:
+def all_done(play: RunEvents, rules: FleetRules) -> bool:
     """Return whether every request has arrived and completed, or was rejected."""
     at = play.at[0]
     if not at.over or at.next < at.last or at.to_come > 0:
         return False
     completed = at.delivered + at.refused
-    if not how.stops:
+    if not rules.stops:
         completed = at.refused
         for n in range(play.own.size):
             face = face_of(play.fleet, n)
@@ -338,7 +338,7 @@ def all_done(play: RunEvents, how: How) -> bool:
 
 
 @compiled
-def run_events(play: RunEvents, how: How) -> int:
+def run_events(play: RunEvents, rules: FleetRules) -> int:
     """Run events until all requests have completed, or the caller must act.
 
     Returns
@@ -350,21 +350,21 @@ def run_events(play: RunEvents, how: How) -> int:
     wake_all(fleet)
     while True:
         if at.phase < BRINGING:
-            status = follow_up(play, how)
+            status = follow_up(play, rules)
             if status != Status.REACHED:
                 return status
             fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
-            if how.stops and 0 < at.goal <= at.delivered:
+            if rules.stops and 0 < at.goal <= at.delivered:
                 return NOTE
-        status = run_engines(play, how)
+        status = run_engines(play, rules)
         if status == Status.GOAL:
             continue
         if status != Status.REACHED:
             return status
-        if all_done(play, how):
+        if all_done(play, rules):
             return Status.REACHED
         if events.size[0] == 0:
             return Status.STUCK
-        status = happen(play, how)
+        status = happen(play, rules)
         if status != Status.REACHED:
             return status

@@ -48,7 +48,11 @@ def rests(driver: Driver) -> bool:
     d = driver
     polls = max(node.engine.limits.poll_steps for node in d.clock.all)
     return (
-        d.clock.how.whole and d.drain is not None and d.drain.drained is None and d.arrivals.cut.of == 1 and polls <= 1
+        d.clock.rules.in_blocks
+        and d.drain is not None
+        and d.drain.drained is None
+        and d.arrivals.cut.of == 1
+        and polls <= 1
     )
 
 
@@ -56,7 +60,7 @@ def twin_of(driver: Driver) -> Driver:
     """Return a copy that runs independently; constant data are shared."""
     clock, memo = driver.clock, dict[int, Any]()
     engines = [node.engine for node in clock.all]
-    shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.how, clock._codes]
+    shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.rules, clock._codes]
     for e in engines:
         shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.work_log.board]
     memo.update((id(x), x) for x in shared)

@@ -203,17 +203,17 @@ def test_turns_of_requests_that_follow_others(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("policy", ["vllm", "chunked"])
 def test_engines_left_behind_are_seen_as_if_they_were_not(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     """Replicas run when others could see what they do; stamps are those of replicas that all run up to every event."""
-    d, how_of = small("llama-3-8b"), driver.How
+    d, rules_of = small("llama-3-8b"), driver.FleetRules
 
-    def _how(always: bool, **how: Any) -> driver.How:
-        return how_of(**how | {"steady": always})
+    def _rules(always: bool, **rules: Any) -> driver.FleetRules:
+        return rules_of(**rules | {"undisturbed": always})
 
     @given(drawn_requests, st.sampled_from(BY_LIBRARY), st.integers(2, 4), st.integers(1, 9))
     @settings(deadline=None, max_examples=10)
     def check(drawn: list[Turn], router: str, count: int, block: int) -> None:
         found = []
         for steady in (True, False):
-            monkeypatch.setattr(driver, "How", partial(_how, steady))
+            monkeypatch.setattr(driver, "FleetRules", partial(_rules, steady))
             served = served_on(
                 Pools((d,) * count), make_policy(policy), stream_of(drawn, False, block), router=router,
                 cache=CACHE if policy == "vllm" else None,

@@ -165,7 +165,7 @@ class Scaler:
 
     def _empty(self, node: Node, now: float) -> bool:
         """Return whether a node has no requests left and all its completions were processed."""
-        told = not self.clock.how.stops or not node.live
+        told = not self.clock.rules.stops or not node.live
         moved = node.promised < 1.0 and not node.inbound  # caches that were kept have left, or come
         return node.engine.done and not node.halted and told and moved and node.engine.now <= now
 

@@ -27,7 +27,7 @@ from ...fleet.assignment import (
     LOST,
     TRIP,
     Between,
-    How,
+    FleetRules,
     RunEvents,
     at_time,
     chosen,
@@ -191,9 +191,9 @@ def cached(play: RunEvents, row: int) -> int:
 
 
 @compiled_part
-def find_room(play: RunEvents, how: How, between: Between, need: float) -> int:
+def find_room(play: RunEvents, rules: FleetRules, between: Between, need: float) -> int:
     """Find the decode nodes with a free sequence and enough free memory for one more request; return their number."""
-    candidates, able = find_able(play, how, play.fleet.first, play.own.size), int64(0)
+    candidates, able = find_able(play, rules, play.fleet.first, play.own.size), int64(0)
     for k in range(candidates):
         n = play.able[k]
         node, submitted = play.own[n], face_of(play.fleet, n).counters[0].submitted
@@ -236,9 +236,9 @@ def leave(play: RunEvents, between: Between, row: int, target: int) -> None:
 
 
 @compiled_part
-def next_cache(play: RunEvents, how: How) -> int:
+def next_cache(play: RunEvents, rules: FleetRules) -> int:
     """Start the next KV transfer if a node can take its request; return the request, -1 for none, -2 to ask the caller."""
-    b, at = how.between, play.at[0]
+    b, at = rules.transfers, play.at[0]
     if b.writers * b.shared[0].caches > 0:
         settle(play, b, at.now)
         refresh(play, b)
@@ -249,12 +249,12 @@ def next_cache(play: RunEvents, how: How) -> int:
     if b.reserve:
         tokens = play.rows.input_tokens[row] + play.rows.output_tokens[row] - 1
     need = kv_bytes(b.second, tokens)
-    able = find_room(play, how, b, need)
+    able = find_room(play, rules, b, need)
     if able == 0:
         return -1
-    if how.looks and at.chosen < 0:
-        weigh(play, how, able, at.then)
-    k = chosen(play, how, able, at.sent, -1)
+    if rules.by_load and at.chosen < 0:
+        weigh(play, rules, able, at.then)
+    k = chosen(play, rules, able, at.sent, -1)
     if k < 0:
         return -2
     target = play.able[k]
@@ -275,9 +275,9 @@ def let_go(play: RunEvents, n: int, size: float) -> None:
 
 
 @compiled_part
-def arrive(play: RunEvents, how: How, row: int) -> int:
+def arrive(play: RunEvents, rules: FleetRules, row: int) -> int:
     """Complete a KV transfer, unless its source or target has failed since; with row -1 a flow may have sent its last byte."""
-    b, at = how.between, play.at[0]
+    b, at = rules.transfers, play.at[0]
     if row < 0:
         send_last(play, b)
         return Status.REACHED
@@ -306,9 +306,9 @@ def arrive(play: RunEvents, how: How, row: int) -> int:
 
 
 @compiled_part
-def goes_on(play: RunEvents, how: How, row: int, n: int) -> bool:
+def goes_on(play: RunEvents, rules: FleetRules, row: int, n: int) -> bool:
     """Queue the KV cache of a request that needs more tokens for its transfer; return False if the request is complete."""
-    b, x = how.between, play.rows
+    b, x = rules.transfers, play.rows
     trip = b.trips[row]
     if x.generated[row] < x.output_tokens[row]:
         trip.source, trip.life = n, play.own[n].life
