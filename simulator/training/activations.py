@@ -1,9 +1,7 @@
-"""Bytes that a micro-batch keeps on a device from its forward to its backward pass.
+"""Activations that a micro-batch stores on a device from its forward to its backward pass, op by op.
 
-Where a paper's model fits (no experts, attention through main memory, dropout), the sums are those of
-Korthikanti et al. (arXiv 2205.05198), table 2; they come from the ops, so any model has them.
-
-What the forward pass of a training step keeps for the backward pass, op by op.
+Where a paper's model applies (no experts, attention that writes its scores, dropout), the sums are those of
+Korthikanti et al. (arXiv 2205.05198), table 2. They are computed from the ops, so any model has them.
 """
 
 from __future__ import annotations
@@ -20,22 +18,27 @@ INPUT_READERS = frozenset(
     {"qkv", "qkv_down", "kv_down", "gate_up", "gate", "up", "in", "router", "router_in", "shared_gate_up", "shared_up",
      "residual_gate_up", "residual_up"}
 )  # fmt: skip
-"""Matmuls that read the input of their part of a layer, which is kept once for all of them."""
+"""Matmuls that read the input of their part of a layer, which is stored once for all of them."""
 
 KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk", "loss"})
-"""Linear vector ops, whose backward pass needs no input; gates are applied within the experts, so what comes back from them is not kept. What a loss keeps
-is in `states.LOSSES`."""
+"""Vector ops whose backward pass needs no stored input.
+
+Gates are applied within the experts, so the tokens that return from experts are not stored. `states.LOSSES` gives the bytes
+that a loss stores.
+"""
 
 OUTPUT = "mla_up_proj dropped"
-"""Module of what is kept only where recomputing the projections of latent attention drops its queries, keys and values."""
+"""Module of the tensors that are stored only if recomputing the projections of latent attention drops its queries, keys and
+values.
+"""
 
 
 DROPPED = {"selective": "core_attn", "full": "core_attn", ALTERNATE: "layernorm,mlp_up"}
-"""Modules of other ways to compute again; `mlp_up` is the half of `mlp` that torchtitan drops."""
+"""Modules that the named recomputation modes drop; `mlp_up` is the half of `mlp` that torchtitan drops."""
 
 
 def dropped_modules(recompute: str) -> frozenset[str]:
-    """Modules whose tensors are not kept."""
+    """Return the modules whose tensors are not stored."""
     chosen = {*DROPPED.get(recompute, recompute).split(",")}
     if "mlp" in chosen:
         chosen.add("mlp_up")
@@ -46,17 +49,17 @@ def dropped_modules(recompute: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class SavedTensor:
-    """One tensor that the forward pass keeps for the backward pass.
+    """One tensor that the forward pass stores for the backward pass.
 
     Attributes
     ----------
     name : str
-        Tensors of equal names in one part of a layer are the same one.
+        Tensors of equal names in one part of a layer are the same tensor.
     module : str
-        Of `MODULES`: recomputing it drops the tensor.
+        One of `MODULES`: recomputing it drops the tensor.
     whole : bool
-        Whether it spans the whole width of the model, so that tensor-parallel devices hold it alike
-        unless they split it along the sequence.
+        Whether the tensor spans the whole width of the model. Each tensor-parallel device then stores all of it, unless the
+        devices split it along the sequence.
     """
 
     name: str
@@ -66,19 +69,19 @@ class SavedTensor:
 
 
 def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTensor]:
-    """What one op of a forward pass keeps for its backward pass.
+    """Return the tensors that one op of a forward pass stores for its backward pass.
 
-    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every matmul and activation
-    function, queries, keys, values and output of attention, and of attention that is not fused the softmax's output. A
-    layer of experts keeps the tokens sent to it, and what comes back for the gates' gradient.
+    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op. Stored are the input of every matmul and
+    activation function, and queries, keys, values and output of attention. Attention that is not fused also stores the
+    softmax's output. A layer of experts stores the tokens sent to it, and its outputs for the gates' gradient.
 
     Parameters
     ----------
     hidden : int
         Width of the model.
     dropout : bool
-        Whether attention that is not fused drops scores: it then keeps a mask of one byte, and the
-        scores that are left, besides.
+        Whether attention that is not fused drops scores: it then also stores a mask of one byte per score, and the
+        remaining scores.
     """
     value = run.numerics.act_bytes
     s = op.shape
@@ -90,13 +93,13 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTens
     if needs == "vector":
         return _kept_by_vector(op, value, hidden)
     narrow = SAVED_BITS.get(op.dtype, 8 * value) / 8
-    if needs == "experts":  # inputs of both products, and what the activation reads
+    if needs == "experts":  # inputs of both products and of the activation function
         return [
             SavedTensor(op.name, s["routed"] * s["hidden"] * narrow, module="moe"),
             SavedTensor("expert_gate", s["routed"] * (s["matrices"] - 1) * s["inter"] * value, module="moe"),
             SavedTensor("expert_activation", s["routed"] * s["inter"] * narrow, module="moe_act"),
         ]
-    if needs == "state":  # what it reads, half of what it moves
+    if needs == "state":  # its input, half of its traffic
         return [SavedTensor(op.name, op.bytes / 2, module="mhc" if op.name in MODULES["mhc"] else "")]
     scores = _scores(op) if run.score_passes else 0.0
     operands = op.act_bytes - run.score_passes * value * scores
@@ -110,7 +113,7 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTens
 
 
 def _scores(op: Op) -> float:
-    """Entries of the whole score matrices of an attention op over whole sequences."""
+    """Return the number of entries of an attention op's score matrices, for whole sequences."""
     s = op.shape
     if op.kind == "attention_image":
         return s["heads"] * s["pairs"]
@@ -119,14 +122,14 @@ def _scores(op: Op) -> float:
 
 
 DOWN_MODULES = {"down": "mlp_up", "shared_down": "shared_experts"}
-"""Modules whose recomputation makes the operand of a second product again."""
+"""Modules whose recomputation also recomputes the operand of a second product."""
 
 
 def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     s = op.shape
     size = s["m"] * s["k"] * s.get("batch", 1) * SAVED_BITS.get(op.dtype, 8 * value) / 8
-    if op.name == "out":  # attention keeps it as its output, until its operands are dropped
-        if op.layer == "state":  # output of the norm behind the states
+    if op.name == "out":  # attention stores it as its output, unless its operands are dropped
+        if op.layer == "state":  # output of the norm after the states
             return [SavedTensor(op.name, size, module="gdn_norm_out")]
         return [SavedTensor(op.name, s["m"] * s["k"] * value, module=OUTPUT)]
     first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
@@ -138,7 +141,7 @@ def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
 
 
 def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
-    """Inputs of a vector op; a norm moves four tensors and keeps one of them."""
+    """Return the stored inputs of a vector op; a norm moves four tensors and stores one of them."""
     rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
     saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
     module = "shared_experts" if op.name == "shared_activation" else ""
@@ -149,11 +152,11 @@ def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
 
 
 MASK_BYTES = 1.0
-"""Of a dropped or kept value."""
+"""Bytes of a dropout mask per value."""
 
 
 def input_bytes(tokens: float, hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
-    """Input of one layer, all that whole-layer recomputation keeps of it [B]."""
+    """Return the bytes of one layer's input, which whole-layer recomputation stores instead of its activations [B]."""
     return tokens * hidden * run.numerics.act_bytes / _split(options, tp)
 
 
@@ -161,16 +164,16 @@ def layer_bytes(
     parts: Sequence[Sequence[Op]], tokens: float, hidden: int, run: Run, options: TrainingOptions,
     tp: int, parallel: bool = False,
 ) -> float:  # fmt: skip
-    """What one layer keeps while its backward pass is to come [B].
+    """Return the bytes that one layer stores until its backward pass [B].
 
     Parameters
     ----------
     parts : sequence of sequence of Op
-        Ops of the layer's parts on one device, experts at their loads among them.
+        Ops of the layer's parts on one device, including the experts with their loads.
     tokens : float
-        Of the micro-batch of a data-parallel rank.
+        Tokens of a micro-batch on a data-parallel rank.
     parallel : bool
-        Whether the parts read the same input side by side.
+        Whether the parts read the same input in parallel.
     """
     masks = len(parts) * MASK_BYTES * tokens * hidden / _split(options, tp)
     if parallel:
@@ -180,13 +183,13 @@ def layer_bytes(
 
 
 def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
-    """Bytes that the ops of one part keep, each tensor once."""
+    """Return the bytes that the ops of one part store, each tensor once [B]."""
     dropped = dropped_modules(options.recompute)
     return sum(size for (_, module), size in _saved(ops, hidden, run, options, tp).items() if module not in dropped)
 
 
 def _saved(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> dict[tuple[str, str], float]:
-    """Bytes of the tensors of one part, by name and module of recomputation [B]."""
+    """Return the bytes of the tensors of one part, by name and module of recomputation [B]."""
     saved: dict[str, SavedTensor] = {}
     for tensor in (k for op in ops for k in kept(op, run, hidden, options.dropout)):
         saved[tensor.name] = max(saved.get(tensor.name, tensor), tensor, key=lambda k: k.bytes)
@@ -195,11 +198,11 @@ def _saved(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, t
 
 
 def offloaded_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
-    """Bytes of a part's kept tensors that `TrainingOptions.offload_modules` moves to the host's memory."""
+    """Return the bytes of a part's stored tensors that `TrainingOptions.offload_modules` moves to host memory [B]."""
     every, dropped = _saved(ops, hidden, run, options, tp), dropped_modules(options.recompute)
     sizes = {name: size * (module not in dropped) for (name, module), size in every.items()}
     attention = sum(sizes.get(op.name, 0.0) for op in ops if about(op.kind).scores or op.kind in ATTENDS)
-    # Attention keeps its output with its inputs, unless these are recomputed.
+    # Attention stores its output with its inputs, unless these are recomputed.
     output = every.get(("out", OUTPUT), 0.0) if attention else sizes.get("out", 0.0)
     mixer = any(op.name == "out" for op in ops)
     sizes |= {"core_attn": max(attention - output, 0.0), "attn_proj": output}
@@ -209,9 +212,9 @@ def offloaded_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingO
 
 
 ATTENDS = frozenset({"sparse_prefill"})
-"""Attention whose ops count no scores."""
+"""Kinds of attention ops that count no scores."""
 
 
 def _split(options: TrainingOptions, tp: int) -> int:
-    """Devices that share what spans the whole width."""
+    """Return the number of devices that share a tensor of the whole width."""
     return tp if options.sequence_parallel else 1

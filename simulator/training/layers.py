@@ -1,6 +1,6 @@
 """Forward and backward pass of one layer, of the embedding and of the head, on one device.
 
-Seconds of kernels and exchanges of a training step, from the cost models of serving.
+The times of kernels and exchanges are predicted by the cost models of serving.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from .memory import Passes
 from .states import LOSSES, BytesPerWeight
 
 SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.18, (BLACKWELL, "fp4"): 0.89}
-"""Seconds of matrix kernels in steps of training over those of serving (attention: of `CUDNN`), by generation and arithmetic; other formats count as the
-8-bit one. Boards work at their limit for seconds on end, and 4-bit products are of another library. With `WATTS`, and before with `LAUNCH_S` and `SYNC_S`,
-fitted to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 95 rows of five models (docs/training.md, with each model and card left out)."""
+"""Ratio of a matrix kernel's time in training to its time in serving, by generation and arithmetic. Other formats have the ratio of the 8-bit format;
+attention has also the ratios of `CUDNN`. Boards run at their power limit for seconds, and 4-bit products use another library. Fitted with `WATTS`, and
+earlier with `LAUNCH_S` and `SYNC_S`, to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 95 rows of five models (docs/training.md, with each model
+and card left out)."""
 WATTS, NOMINAL_W, MOST = 0.88, 480e-15, 1.25
-"""Exponent by which a Blackwell board's rate at its limit goes with its watts for a nominal 16-bit FLOP/s; those of GB200 [W s]; no board gains from more
-than `MOST` times as many."""
+"""Exponent of a Blackwell board's rate at its limit in watts per nominal 16-bit FLOP/s; that of GB200 [W s]; the largest ratio to GB200 that counts."""
 
 
 def sustained(device: SharedMemoryDevice, op: Op) -> float:
-    """Factor on the seconds of a serving framework's matrix kernel for those of its counterpart in a training step."""
+    """Return the factor from a serving kernel's time to the time of the same kernel in a training step."""
     if not about(op.kind).matrix:
         return 1.0
     spec = device.spec
@@ -70,16 +70,16 @@ def sustained(device: SharedMemoryDevice, op: Op) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Seconds on the devices and links of a deployment."""
+    """Cost model of kernels and exchanges on the devices and links of a deployment."""
 
     deployment: Deployment
 
     def op(self, work: RepeatedOp) -> float:
-        """Seconds of an op's kernels on the processor that the placement rule chooses [s]."""
+        """Return the time of an op's kernels on the processor that the placement rule chooses [s]."""
         return self.cost(work)[0]
 
     def cost(self, work: RepeatedOp) -> tuple[float, float]:
-        """Seconds of kernels where the placement rule runs them, and their dynamic energy [s], [J]."""
+        """Return the time [s] and the dynamic energy [J] of an op's kernels on the processor that the placement rule chooses."""
         d, op = self.deployment, work.op
         if idle(op):
             return 0.0, 0.0
@@ -89,9 +89,9 @@ class Prices:
         return work.times * seconds, work.times * joules
 
     def exchange(self, kind: str, message_bytes: float, topology: Topology, algorithm: str = "") -> float:
-        """Seconds of a collective: measured within a node where it was, else the cheapest algorithm, or the one that is named.
+        """Return the time of a collective: of the named algorithm, as measured within a node, or of the fastest algorithm [s].
 
-        `kind` as in `devices.collectives.plans.ALGORITHMS`; `message_bytes` as `devices.link.collective` counts it [B].
+        `kind` as in `devices.collectives.plans.ALGORITHMS`; `message_bytes` as in `devices.link.collective` [B].
         """
         n = topology.ranks
         if n < 2 or message_bytes <= 0:
@@ -105,7 +105,7 @@ class Prices:
         return cheapest(kind, topology, message_bytes).seconds(message_bytes)
 
     def send(self, message_bytes: float, across: bool) -> float:
-        """Seconds from one device to another [s]."""
+        """Return the time to send a message from one device to another [s]."""
         system = self.deployment.system
         link = system.device.node_link if across else link_of(system)
         measured = None if across else self.deployment.device.collectives
@@ -113,29 +113,30 @@ class Prices:
 
 
 TENSOR, CONTEXT, EXPERT, HOST = "tensor parallel", "context parallel", "expert parallel", "host"
-"""Labels of seconds within a pass that devices wait for exchanges, and for their host."""
+"""Labels of the time in a pass that devices wait for exchanges, and for their host."""
 EXCHANGE_SMS = 32
-"""SMs of HybridEP's kernels in NVIDIA's recipes (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
+"""Number of SMs of HybridEP's kernels in NVIDIA's recipes (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
 SPLIT_SHOWN, SPLIT_SMS = 1 / 8, 16
-"""Of an exchange in parallel with products, what is waited for in the forward pass (the last of four splits of the reduce-scatter, which is half of the exchange),
-and SMs that it takes (NVIDIA-NeMo/Megatron-Bridge@067f987, comm_overlap.py)."""
+"""Exposed share of an exchange that overlaps with products, in the forward pass, and the number of SMs that it uses. Exposed is the last of four splits of
+the reduce-scatter, which is half of the exchange (NVIDIA-NeMo/Megatron-Bridge@067f987, comm_overlap.py)."""
 HOST_CALLS, BIAS_CALLS = 10, 11
-"""Kernels of a local expert that the host starts one by one: for each of two matrices a product in the forward and two in the backward pass, and casts
-of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py); and for its biases two kernels forward and nine of autograd (see `workloads.training.ADDED`)."""
+"""Kernels of a local expert that the host starts one by one, without and for biases. For each of two matrices: a product in the forward and two in the
+backward pass, and casts of its input and of its output's gradient (Transformer Engine, module/grouped_linear.py). For biases: two kernels forward and nine of
+autograd (see `workloads.training.ADDED`)."""
 LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
-"""Seconds of a device for each kernel that the host starts in a layer with experts, and each time the host waits in such a layer; fitted as `SUSTAINED`."""
+"""Time of a device for each kernel that the host starts in a layer with experts, and for each wait of the host there [s]. Fitted with `SUSTAINED`."""
 NOTHING = Loads(np.zeros(1), np.zeros(1))
 Seconds = defaultdict[str, float]
 
 
 def _none() -> Seconds:
-    """No seconds yet, by label."""
+    """Return an empty mapping from labels to seconds."""
     return defaultdict(float)
 
 
 @dataclass
 class LayerPrices:
-    """What all layers of a step share, and the seconds known so far.
+    """Cost model of the layers of a training step, with the results so far.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class LayerPrices:
         The sharded model on its system.
     layout, options : TrainingLayout, TrainingOptions
     m : Moments
-        Of a micro-batch.
+        Sums of a micro-batch.
     """
 
     deployment: Deployment
@@ -158,16 +159,16 @@ class LayerPrices:
         return Prices(self.deployment)
 
     def layer(self, layer: Layer, uncut: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
-        """Passes of one layer; equal layers with equal loads are predicted once.
+        """Return the passes of one layer; equal layers with equal loads are predicted once.
 
         Parameters
         ----------
         layer, uncut : Layer
-            As one device holds it, and before it was cut.
+            The layer on one device, and the whole layer.
         experts : sequence of ExpertPart
             Its expert parts.
         again : bool
-            Whether the backward pass computes all of it again.
+            Whether the backward pass recomputes the whole layer.
         """
         skewed = any(np.ptp(e.router.inclusion[e.row]) > 0 for e in experts)
         key = layer, tuple(e.row for e in experts) if skewed else (), again
@@ -176,7 +177,7 @@ class LayerPrices:
         return self._known[key]
 
     def _layer(self, layer: Layer, uncut_layer: Layer, experts: Sequence[ExpertPart], again: bool) -> Passes:
-        """Forward and backward passes of one layer on one device; `again`: it is computed again before its backward pass."""
+        """Predict both passes of one layer on one device; with `again` the layer is recomputed before its backward pass."""
         run, m, o = self.deployment.run, self.m, self.options
         expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
@@ -202,7 +203,7 @@ class LayerPrices:
             weights_s += self._price(device_ops, forward, behind, joules, "again" if again else self.options.recompute)
             if self.layout.cp > 1:
                 self._context(device_ops, forward, behind)
-            # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
+            # Stored tensors are counted before the sequence is split, see `SavedTensor.whole`.
             every.append([new if new.kind == "experts" else old for new, old in zip(device_ops, ops, strict=True)])
         self._overlap(forward, behind)
         works = sum(1 + len(backward(op, run, 0.0)) for ops in every for op in ops if not (op.routed or idle(op)))
@@ -222,9 +223,9 @@ class LayerPrices:
     def _price(
         self, ops: Sequence[Op], forward: Seconds, behind: Seconds, joules: Seconds, recompute: str = "none"
     ) -> float:
-        """Add the kernels of both passes, and the forward kernels that the backward pass runs again.
+        """Add the kernels of both passes, and the forward kernels that the backward pass recomputes.
 
-        "again", a whole layer: its seconds are added by `_layer`. Return the seconds of gradients of weights.
+        Return the time of the gradients of weights [s]. With "again" (a whole layer), `_layer` adds the recomputed time.
         """
         run, price, weights_s = self.deployment.run, self.prices.cost, 0.0
         for op in ops:
@@ -242,9 +243,9 @@ class LayerPrices:
         return weights_s
 
     def _context(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
-        """Add what is waited for of keys and values among context-parallel ranks (NVIDIA/Megatron-LM, transformer_config.py, `cp_comm_type`).
+        """Add the exposed exchange of keys and values among context-parallel ranks.
 
-        A ring sends them, and their gradients, while attention to the ones before runs. An all-to-all changes tokens for heads and back.
+        A ring sends them, and their gradients, during attention to the previous ones. An all-to-all exchanges tokens for heads and back (`cp_comm_type`).
         """
         la, price = self.layout, self.prices.exchange
         group = la.group(self.deployment.system, la.cp, la.tp)
@@ -265,7 +266,7 @@ class LayerPrices:
             behind[CONTEXT] += waits[1]
 
     def _shown(self, share: float) -> float:
-        """Share of an exchange between tensor-parallel devices that is waited for; in parallel with products it takes their SMs."""
+        """Return the exposed share of an exchange between tensor-parallel devices; overlap with products uses their SMs."""
         o, numerics = self.options, self.deployment.run.numerics
         usual = o.sequence_parallel and not self.deployment.experts and numerics.weight_format("ffn") != "nvfp4"
         if not (usual if o.overlap_tp is None else o.overlap_tp):
@@ -273,15 +274,16 @@ class LayerPrices:
         return share + (1.0 - share) * self._taken(SPLIT_SMS)
 
     def _taken(self, sms: float) -> float:
-        """Share of a device's cores; 0 if their number is unknown, as of devices whose exchanges take none (TPUs)."""
+        """Return the share of a device's cores in `sms`; 0 if their number is unknown, as for TPUs, whose exchanges use none."""
         cores = [p.cores for p in self.deployment.system.device.processors.values() if p.kind == "xpu" and p.cores]
         return min(sms / cores[0], 1.0) if cores else 0.0
 
     def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
-        """Seconds that a device waits for its host to start the kernels of a layer with experts, in both passes.
+        """Return the time that a device waits for its host to start the kernels of a layer with experts, in both passes [s].
 
-        The host has to know how many tokens its experts got, so it cannot run ahead of the device; a dense layer's kernels are started in time. It waits again
-        whenever biased experts' activation runs: it copies an offset to the device (`weighted_bias_quick_geglu_impl`, NVIDIA/Megatron-LM, fused_bias_geglu.py).
+        The host needs the number of tokens of its experts, so it cannot run ahead of the device. The kernels of a dense layer are
+        started in advance. The host also waits whenever the activation of biased experts runs, because it copies an offset to the
+        device (`weighted_bias_quick_geglu_impl`, NVIDIA/Megatron-LM, fused_bias_geglu.py).
         """
         graphs = self.options.graphs
         if graphs == "auto":  # as in recipes
@@ -296,10 +298,9 @@ class LayerPrices:
         return LAUNCH_S * calls + SYNC_S * waits
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
-        """Shorten exchanges of tokens that overlap with another micro-batch's passes (Megatron's combined 1F1B).
+        """Shorten expert exchanges that overlap with another micro-batch's passes (Megatron's combined 1F1B).
 
-        The first forward and the last backward pass have none to overlap with. Other exchanges are waited for beyond the passes' compute, and take
-        their SMs from it while they last.
+        The first forward and the last backward pass overlap with nothing. Of the others, the part beyond the computation is exposed; they use its SMs.
         """
         if not self.options.overlap_experts or not forward[EXPERT]:
             return
@@ -311,7 +312,7 @@ class LayerPrices:
             way[EXPERT] *= exposed
 
     def _shared(self, op: Op, uncut: Op, hidden: int) -> Op:
-        """The op on a device's part of the sequence, where all would run it alike."""
+        """Return the op on a device's part of the sequence, if all tensor-parallel devices would compute the same."""
         if self.layout.tp == 1 or not self.options.sequence_parallel:
             return op
         alike = op.product and op.shape == uncut.shape
@@ -319,7 +320,7 @@ class LayerPrices:
         return along_sequence(op, 1 / self.layout.tp) if alike else op
 
     def _biased(self, part: RoutedKind) -> bool:
-        """Whether Megatron adds the biases of gated experts by separate kernels, which a graph of the whole pass cannot hold."""
+        """Return whether Megatron adds the biases of gated experts by separate kernels, which a full graph does not contain."""
         return (
             bool(getattr(part, "expert_bias", False))
             and getattr(part, "matrices", 2) > 2
@@ -327,18 +328,18 @@ class LayerPrices:
         )
 
     def _sums(self, part: LayerKind, ops: Sequence[Op]) -> bool:
-        """Whether tensor-parallel devices add up a part's output: not where each has its own tokens."""
+        """Return whether tensor-parallel devices sum a part's output; they do not if each device has its own tokens."""
         if not (is_routed(part) and part.routed.spreads and self.options.sequence_parallel):
             return True
         return any(op.product and not op.name.startswith("router") for op in ops)
 
     def _all_reduce(self, hidden: int) -> float:
-        """Sum of a part's outputs, or the gather and scatter that sequence parallel makes of it."""
+        """Return the time to sum a part's outputs; sequence parallelism gathers and scatters instead, in the same time [s]."""
         moved = self.m.tokens * hidden * self.deployment.run.numerics.act_bytes
         return self.prices.exchange("all_reduce", moved, self.layout.group(self.deployment.system, self.layout.tp, 1))
 
     def _exchange(self, part: RoutedKind, sent: float) -> float:
-        """Tokens to their experts and back: all-to-alls, and gathers over the devices of an expert."""
+        """Return the time of all-to-alls between tokens and their experts, and of gathers over an expert's devices [s]."""
         la = self.layout
         if not part.routed.spreads:
             return 0.0
@@ -350,7 +351,7 @@ class LayerPrices:
         algorithm = "" if plain else self.deployment.all_to_all or (HYBRID if hybrid_runs(system.device) else "")
         seconds = 2 * self.prices.exchange("all_to_all", moved, group, algorithm)
         if plain and la.ep > 1:
-            # Sorted before it by rank, behind it by expert (Megatron-LM, token_dispatcher.py, `sort_input_by_local_experts`).
+            # Sorted by rank before, and by expert after it (Megatron-LM, token_dispatcher.py, `sort_input_by_local_experts`).
             seconds += 2 * self.prices.op(RepeatedOp(elementwise("permute", EXPERT, pairs * la.tp, int(sent), 2, run)))
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
@@ -359,7 +360,7 @@ class LayerPrices:
         return seconds
 
     def _experts(self, part: RoutedKind, expert_part: ExpertPart) -> Op:
-        """The experts of the group that takes longest."""
+        """Return the expert op of the group of devices that takes longest."""
         la, run = self.layout, self.deployment.run
         ep = la.ep if part.routed.spreads else 1
         ranks = la.expert_block / la.tp if part.routed.spreads else 1.0
@@ -374,7 +375,7 @@ class LayerPrices:
         return max(groups, key=lambda op: self.prices.op(RepeatedOp(op)))
 
     def embedding(self) -> Passes:
-        """Rows of the tokens, summed over the devices that share the vocabulary."""
+        """Predict both passes of the embedding, with its sum over the devices that share the vocabulary."""
         d, forward, behind, joules = self.deployment, _none(), _none(), _none()
         ops = embedding_ops(d.shard, self.m, d.run)
         self._price(ops, forward, behind, joules)
@@ -385,7 +386,7 @@ class LayerPrices:
         return Passes(forward, behind, mask_bytes, joules=joules)
 
     def head(self) -> Passes:
-        """Final norm, logits and loss, and the same of each multi-token-prediction head."""
+        """Predict both passes of final norm, logits and loss, including those of each multi-token-prediction head."""
         d, forward, behind, joules = self.deployment, _none(), _none(), _none()
         times = losses(d.model)
         ops = loss_ops(d.shard, self.m, d.run, self.layout.tp)

@@ -1,10 +1,10 @@
-"""How a training step lies on devices: parallel degrees, micro-batches, ZeRO, recomputation.
+"""Layout of a training step on devices: parallel degrees, micro-batches, ZeRO, recomputation.
 
-Devices are numbered as Megatron-LM numbers them: tensor-parallel ones are neighbours, then come the
-data-parallel ranks of a pipeline stage, and stages follow each other. Experts lie on `ep` groups of
-`expert_tp` neighbours within a stage; the blocks of these are copies of each other.
+Devices are numbered as in Megatron-LM: tensor-parallel devices are neighbours, followed by the data-parallel ranks of a
+pipeline stage, and then by the next stage. Experts are distributed to `ep` groups of `expert_tp` neighbours within a stage;
+these blocks are replicated.
 
-A model put on a system for training: cut by the degrees of a step, with the cost models of serving.
+`training_deployment` deploys a model for training, with the cost models of serving.
 """
 
 from __future__ import annotations
@@ -29,74 +29,80 @@ from .pipeline import pipeline_chunks
 from .states import LOSSES
 
 ZERO_STAGES = (0, 1, 2, 3)
-"""What data-parallel ranks share: nothing; the optimiser's state; gradients too; weights too."""
+"""States that data-parallel ranks share: none; the optimizer's state; gradients too; weights too."""
 
 
 DUAL = "dualpipe"
 SCHEDULES = ("1f1b", "zero-bubble", DUAL)
-"""One forward, one backward pass by turns; the same with gradients of weights in a pass that fills what would be idle (ZB-H1, arXiv 2401.10241); from both
-ends of the pipeline at once, with two stages on each rank (`pipeline.dual_order`)."""
+"""Pipeline schedules.
+
+``1f1b`` alternates forward and backward passes. ``zero-bubble`` also computes gradients of weights in idle time (ZB-H1, arXiv
+2401.10241). ``dualpipe`` feeds the pipeline from both ends, with two stages on each rank (`pipeline.dual_order`).
+"""
 
 GRAPHS = ("auto", "none", "partial", "full")
-"""CUDA graphs of layers with experts: none, of all but the experts, of the whole pass; "auto" is partial on Blackwell and none elsewhere."""
+"""CUDA graphs of layers with experts: none, all but the experts, or the whole pass; "auto" is partial on Blackwell, else none."""
 
 
 OFFLOADS = ("attn_norm", "qkv_linear", "core_attn", "attn_proj", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
-"""Modules whose inputs Megatron offloads one by one (NVIDIA/Megatron-LM@002526d, transformer_config.py, `offload_modules`)."""
+"""Modules whose inputs Megatron can offload (NVIDIA/Megatron-LM@002526d, transformer_config.py, `offload_modules`)."""
 MOMENT_BITS, GRADIENT_BITS = (8, 16, 32), (16, 32)
-"""Bits of each of Adam's two moments (Megatron's precision-aware optimizer), and of gradients that are summed (its `grad_reduce_in_fp32`)."""
+"""Bits of each of Adam's two moments (Megatron's precision-aware optimizer), and of summed gradients (its
+`grad_reduce_in_fp32`).
+"""
 CP_EXCHANGES = ("ring", "all-gather", "all-to-all")
 """How context-parallel ranks exchange keys and values: Megatron's `cp_comm_type` p2p, all_gather and a2a (Ulysses)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """What a step is of and how it runs.
+    """Batch, parallel and memory options of a training step.
 
     Attributes
     ----------
     batch, seq : int
-        Sequences of a step over all devices, and tokens of each.
+        Sequences of a step over all devices, and tokens of each sequence.
     micro_batch : int
-        Sequences that a rank works on at once.
+        Sequences of a micro-batch on one rank.
     zero : int
         One of `ZERO_STAGES`.
     recompute : str
-        What the backward pass computes again: "none", "auto" (as little as fits), "selective" (scores that attention writes), "full" (whole layers),
-        "full:N" (N layers of each stage), or modules of `workloads.training.MODULES`, comma-separated.
+        Activations that the backward pass recomputes: "none", "auto" (as few as fit), "selective" (scores that attention
+        writes), "full" (whole layers), "full:N" (N layers of each stage), or a comma-separated list of modules of
+        `workloads.training.MODULES`.
     sequence_parallel : bool
-        Tensor-parallel devices split what lies between their matmuls along the sequence.
+        Whether tensor-parallel devices split the tensors between their matmuls along the sequence.
     interleave : int
-        Parts of the model on each pipeline stage, one after another.
+        Parts of the model on each pipeline stage (virtual stages).
     dropout : bool
-        Whether the model drops activations, whose masks are kept.
+        Whether the model drops activations, so that masks are stored.
     cp : int
         Context parallel: ranks that share each sequence.
     pipeline_layout : str
-        Megatron's layout string; empty: as even as can be, see `stages.pipeline_chunks`.
+        Megatron's layout string; if empty, layers are split evenly, see `pipeline.pipeline_chunks`.
     overlap_experts : bool
-        Exchanges of experts' tokens overlap with the passes of another micro-batch.
+        Whether exchanges of experts' tokens overlap with the passes of another micro-batch.
     overlap_tp : bool, optional
-        Exchanges of tensor-parallel devices overlap with the products before and behind them; if not given, where recipes do so: in dense models,
-        split along the sequence, in other formats than NVFP4.
+        Whether exchanges of tensor-parallel devices overlap with adjacent products. By default as in recipes: in dense
+        models with sequence parallelism, except in NVFP4.
     graphs : str
-        One of `GRAPHS`: what of a layer with experts the host starts kernel by kernel.
+        One of `GRAPHS`: the part of a layer with experts that the host does not start kernel by kernel.
     schedule : str
         One of `SCHEDULES`.
     replicas : int
-        Groups of the ranks that have the same weights; ZeRO shares states within each (hybrid sharding).
+        Groups of ranks with the same weights; ZeRO shares states within each group (hybrid sharding).
     offload : int
-        Layers of each stage whose activations go to the host's memory.
+        Layers of each stage whose activations are moved to host memory.
     offload_optimizer : bool
-        Whether the optimizer's states stay there between updates.
+        Whether the optimizer's states are in host memory between updates.
     offload_modules : str
-        Some of `OFFLOADS`, comma-separated: the inputs of these modules go there.
+        Some of `OFFLOADS`, comma-separated: the inputs of these modules are moved to host memory.
     cp_exchange : str
         One of `CP_EXCHANGES`.
     moment_bits, gradient_bits : int
         One of `MOMENT_BITS`, and of `GRADIENT_BITS`.
     loss : str
-        One of `states.LOSSES`: how the loss is computed.
+        One of `states.LOSSES`: the implementation of the loss.
     """
 
     batch: int
@@ -125,16 +131,16 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLayout:
-    """Degrees of a training step; ``tp * cp * dp * pp`` devices.
+    """Parallel degrees of a training step on ``tp * cp * dp * pp`` devices.
 
     Attributes
     ----------
     tp, dp, pp, cp : int
         Tensor, data, pipeline and context parallel.
     ep, expert_tp : int
-        Groups that experts are distributed to, and devices that split one.
+        Groups to which experts are distributed, and devices that share one expert.
     microbatches : int
-        That each rank runs, one after another.
+        Micro-batches of each rank, which run one after another.
     per_node : int
         Devices of a node.
     chunks : tuple of int
@@ -154,7 +160,7 @@ class TrainingLayout:
 
     @property
     def sharing(self) -> tuple[int, int]:
-        """Ranks over which ZeRO shares dense weights, and experts."""
+        """Number of ranks over which ZeRO shares dense weights, and experts."""
         return self.copies // self.replicas, max(self.expert_dp // self.replicas, 1)
 
     @property
@@ -163,26 +169,26 @@ class TrainingLayout:
 
     @property
     def copies(self) -> int:
-        """Ranks with the same dense weights: of data and of context parallel."""
+        """Number of ranks with the same dense weights: data times context parallel."""
         return self.dp * self.cp
 
     @property
     def expert_block(self) -> int:
-        """Devices that hold every expert once."""
+        """Number of devices that store every expert once."""
         return self.ep * self.expert_tp
 
     @property
     def expert_dp(self) -> int:
-        """Copies of the experts."""
+        """Number of replicas of the experts."""
         return self.tp * self.copies // self.expert_block
 
     @property
     def serving(self) -> Layout:
-        """The degrees that cut a model, as a serving layout."""
+        """The parallel degrees as a serving layout, which shards the model."""
         return Layout(self.tp, self.copies, self.ep, self.expert_tp, pp=self.pp)
 
     def group(self, system: SystemSpec, size: int, stride: int) -> Topology:
-        """Topology of `size` devices, `stride` apart."""
+        """Return the topology of `size` devices whose numbers differ by `stride`."""
         inside = max(1, min(size, self.per_node // stride))
         while size % inside:
             inside -= 1
@@ -200,15 +206,15 @@ def training_layout(
     ep: int | None = None,
     pp: int | None = None,
 ) -> TrainingLayout:
-    """Choose the degrees that are not given, and check that everything divides.
+    """Choose the degrees that are not given, and check that all of them divide.
 
-    Tensor parallel within a node, one stage, data parallel over the rest. Experts are distributed to as many
+    Defaults are tensor parallel within a node, one stage, and data parallel over the rest. Experts are distributed to as many
     devices of a node as divide them.
 
     Raises
     ------
     InputError
-        Degrees, batches or choices that do not fit; names the option and what would be right.
+        Degrees, batches or choices that do not fit; names the option and valid values.
     """
     _check_choices(options)
     cp = options.cp
@@ -260,13 +266,13 @@ def _check_choices(options: TrainingOptions) -> None:
 
 
 def _experts(model: ModelSpec) -> int | None:
-    """Greatest common divisor of the numbers of experts that can be spread over devices; None without any."""
+    """Return the greatest common divisor of the numbers of experts that are distributed; None without such experts."""
     expert_counts = [p.routed.experts for la in model.layers for p in la.expert_parts if p.routed.spreads]
     return gcd(*expert_counts) if expert_counts else None
 
 
 def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -> tuple[int, int]:
-    """Groups of experts, and devices of each: as few as keep tensor-parallel neighbours together."""
+    """Return the groups of experts, and the fewest devices of each that keep tensor-parallel neighbours together."""
     if ep is None:
         ep = max(d for d in range(1, node + 1) if experts % d == 0 == (tp * dp) % d)
     if experts % ep or (tp * dp) % ep:
@@ -278,7 +284,7 @@ def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -
 
 
 def _check_pipeline(options: TrainingOptions, pp: int, micro: int) -> None:
-    """Refuse what Megatron's interleaved schedule refuses."""
+    """Reject schedules that Megatron's interleaving or DualPipe does not support."""
     parts = options.interleave
     if options.schedule == DUAL and (pp % 2 or micro % 2 or micro < 2 * pp):
         raise InputError(
@@ -309,9 +315,9 @@ def training_deployment(
     memory: str = "flat",
     frameworks: Mapping[str, str] = MappingProxyType({}),
 ) -> Deployment:
-    """Put a model on a system as `deploy.deployment.deploy` does, with a training layout's degrees.
+    """Deploy a model on a system as `deploy.deployment.deploy`, with the degrees of a training layout.
 
-    Weights are kept in the format of the activations: what quantises them for serving comes later.
+    Weights are stored in the format of the activations, not in a serving format.
     """
     if system.mapping.separate or system.mapping.prefill_share is not None:
         raise InputError(system.name, "splits serving over kinds of device; training needs one kind")
@@ -334,17 +340,17 @@ def training_deployment(
 
 
 def training_model(model: ModelSpec, dtype: str | None, heads: int | None = None) -> ModelSpec:
-    """The model as it is trained: its matmuls in `dtype`, else in the format of activations, and its MTP layers behind the others.
+    """Return the model for training: matmuls in `dtype` or in the activations' format, MTP layers after the other layers.
 
     Parameters
     ----------
     heads : int, optional
-        Multi-token-prediction heads; as many as its file states if not given.
+        Multi-token-prediction heads; by default the number in the model's file.
 
     Raises
     ------
     InputError
-        Heads that the model's file does not describe.
+        The model's file describes no such heads.
     """
     heads = model.mtp_heads if heads is None else heads
     if heads and not model.mtp:
@@ -355,7 +361,7 @@ def training_model(model: ModelSpec, dtype: str | None, heads: int | None = None
 
 
 def stages_of(shard: ModelSpec, layout: TrainingLayout) -> tuple[ModelSpec, ...]:
-    """Layers of one device in each pipeline stage, part by part; parts outside the layers go to the last stage."""
+    """Return the layers of one device in each pipeline stage, part by part; other weights are in the last stage."""
     starts = [sum(layout.chunks[:i]) for i in range(len(layout.chunks))]
     out = []
     for s in range(layout.pp):

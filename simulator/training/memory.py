@@ -17,20 +17,20 @@ AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """One micro-batch through a layer, forward and backward.
+    """Time and memory of one micro-batch in a layer, forward and backward.
 
     Attributes
     ----------
     forward, backward : mapping of str to float
-        Seconds by part of the model, or by kind of exchange [s].
+        Time by part of the model, or by kind of exchange [s].
     kept_bytes : float
         Activations stored from the forward to the backward pass [B].
     working_bytes : float
-        Besides, while the backward pass runs: what whole-layer recomputation computes again, or is on its way to or from the host [B].
+        Additional bytes during the backward pass: recomputed activations, or transfers to or from the host [B].
     weights_s : float
         Time of the backward pass for the gradients of weights [s].
     moved_bytes : float
-        Part of `kept_bytes` that modules send to the host [B].
+        Part of `kept_bytes` that modules move to host memory [B].
     joules : mapping of str to float
         Dynamic energy of both passes' kernels on one device, by part of the model [J].
     """
@@ -68,7 +68,10 @@ def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offloa
 
 
 def offloaded(layer: Passes, system: SystemSpec, moved_bytes: float, layers: float, option: str) -> Passes:
-    """A layer of whose activations some go to the host while as many layers as there are to each such one compute; two are on their way."""
+    """Return a layer's passes with some activations moved to host memory.
+
+    The transfer overlaps with `layers` layers of computation. Two such layers are in transfer at a time.
+    """
     took = host_seconds(system, moved_bytes, option)
     forward, backward = (
         {**way, OFFLOAD: max(took - layers * sum(way.values()), 0.0)} for way in (layer.forward, layer.backward)
@@ -84,13 +87,13 @@ class TrainingMemory:
     Attributes
     ----------
     weights, gradients, optimizer : float
-        Of its shard, after ZeRO.
+        Bytes of its shard, after ZeRO.
     gathered : float
-        Weights that ZeRO 3 brings together for the layers at work.
+        Weights that ZeRO 3 gathers for the running layers.
     activations : float
-        Kept for backward passes to come, of all micro-batches on their way.
+        Activations stored for backward passes, of all micro-batches in flight.
     working : float
-        Of the layer that whole-layer recomputation computes again, or of a loss without a fused kernel.
+        Bytes of the layer that whole-layer recomputation recomputes, or of a loss without a fused kernel.
     """
 
     weights: float
@@ -127,12 +130,12 @@ def stage_memory(
     held : sequence of int
         Stages whose weights the device stores.
     passes : sequence of Passes
-        Of the stage's layers, embedding and head.
+        Passes of the stage's layers, embedding and head.
     waiting : float
-        Most bytes of activations that it keeps at once [B].
+        Peak of stored activations [B].
     """
     parameters = sum((stage_parameters(stages, i, layout.tp) for i in held), ParameterCounts(0.0, 0.0))
-    # Two ranks of a pipeline that have the same stages share what data-parallel ranks do.
+    # Two pipeline ranks with the same stages share states like data-parallel ranks.
     model_states = states(parameters, per_weight, options.zero, *(len(held) * ranks for ranks in layout.sharing))
     gathered = 0.0
     if options.zero == 3:
@@ -144,18 +147,21 @@ def stage_memory(
 
 
 SPARE = 0.5
-"""Share of what a serving engine leaves of the memory that a training step leaves too: Llama-3.1-405B in FP8 on 256 GB200 ran without recomputation, and takes
-0.92 of a device where an engine takes 0.9 (NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes)."""
+"""Share of a serving engine's unused memory that a training step leaves unused too.
+
+Llama-3.1-405B in FP8 on 256 GB200 ran without recomputation and uses 0.92 of a device, where an engine uses 0.9
+(NVIDIA-NeMo/Megatron-Bridge@067f987, perf_recipes).
+"""
 
 
 def usable_bytes(system: SystemSpec, spare: float = SPARE) -> float:
-    """Return the memory that a step may use [B]; `spare`: share of an engine's unused memory left free."""
+    """Return the memory that a step may use [B]; `spare` is the share of an engine's unused memory that stays unused."""
     memory = system.device.memory
     return memory.capacity_bytes * (1.0 - spare * (1.0 - memory.usable_fraction))
 
 
 def check_fits(memory: TrainingMemory, model: ModelSpec, system: SystemSpec, degrees: str) -> None:
-    """Refuse a step that needs more than the usable memory of a device.
+    """Reject a step that needs more than the usable memory of a device.
 
     Raises
     ------

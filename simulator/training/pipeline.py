@@ -1,13 +1,14 @@
-"""Pipeline schedules: one forward, one backward, with one or several parts of the model on a stage.
+"""Pipeline schedules: alternating forward and backward passes, with one or several parts of the model on a stage.
 
-Orders are those of Narayanan et al. (arXiv 2104.04473, section 2.2). A schedule is worked out task by
-task; with equal stages it takes (m + (p - 1) / v) (F + B), which a test holds it to.
+Orders are those of Narayanan et al. (arXiv 2104.04473, section 2.2). A schedule is computed pass by pass; a test checks that
+it takes (m + (p - 1) / v) (F + B) with equal stages.
 
-Which layers a stage has follows Megatron's layout strings, or its even split (NVIDIA/Megatron-LM@d98e8a6, pipeline_parallel_layer_layout.py and
-transformer_block.py in core/transformer).
+The layers of a stage follow Megatron's layout strings, or its even split (NVIDIA/Megatron-LM@d98e8a6,
+pipeline_parallel_layer_layout.py and transformer_block.py in core/transformer).
 
-Exchanges of gradients and weights overlap with the passes. The links are a second resource: layer by layer, in the order of the pass, an exchange starts
-when its layer's work and the exchange before are done. Nothing else uses the links meanwhile.
+Exchanges of gradients and weights overlap with the passes. The links are a second resource: layer by layer, in the order of
+the pass, an exchange starts when its layer's computation and the previous exchange have ended. Nothing else uses the links
+at that time.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ class MicroBatchPass(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When the stages of a pipeline end.
+    """End times and busy times of the stages of a pipeline.
 
     Attributes
     ----------
     ends : tuple of float
-        Seconds after which each stage has run all its passes [s].
+        Time at which each stage has run all its passes [s].
     busy : tuple of float
-        Seconds of passes of each stage [s].
+        Time of the passes of each stage [s].
     """
 
     ends: tuple[float, ...]
@@ -49,14 +50,14 @@ class Schedule:
 
 
 def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatchPass]:
-    """Passes of one stage: some forward passes first, then one of each kind by turns, then what is left.
+    """Return the passes of one stage: first forward passes, then one of each kind alternately, then the remaining ones.
 
     Parameters
     ----------
     micro : int
-        Micro-batches; a multiple of `stages` where there are several parts.
+        Micro-batches; a multiple of `stages` if there are several parts.
     parts : int
-        Of the model on each stage (interleaving).
+        Parts of the model on each stage (interleaving).
     """
     forward, backward = _numbered_passes(stages, micro, parts)
     warm = stages - stage - 1
@@ -66,23 +67,23 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatc
 
 
 DualTask = tuple[str, MicroBatchPass]
-"""A pass of DualPipe: forward (F), backward (B), backward without gradients of weights (I), or those (W)."""
+"""A pass of DualPipe: forward (F), backward (B), backward without gradients of weights (I), or only these gradients (W)."""
 
 
 def dual_order(rank: int, ranks: int, micro: int) -> list[tuple[DualTask, ...]]:
-    """Passes of one rank of DualPipe; two in one entry run as one, each with the exchanges of the other.
+    """Return the passes of one rank of DualPipe; two passes in one entry run together, each with the exchanges of the other.
 
-    The first half of the micro-batches enters at the first rank, the second at the last. Rank r has stage r of the former, and stage p - 1 - r of
-    the latter (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, fig. 5).
+    The first half of the micro-batches enters at the first rank, the second at the last. Rank r runs stage r for the first half,
+    and stage p - 1 - r for the second (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, fig. 5).
 
     Parameters
     ----------
     micro : int
-        Micro-batches of both ends; even, and twice `ranks` at least.
+        Micro-batches of both ends; even, and at least twice `ranks`.
     """
     half = min(rank, ranks - 1 - rank)
     left, steady = ranks // 2 - half - 1, micro // 2 - ranks + half
-    first = ["Fb"] if left else ["F", "b"]  # the middle ranks begin without an overlap
+    first = ["Fb"] if left else ["F", "b"]  # the middle ranks start without overlap
     n = half + 1
     program = (
         ["F"] * 2 * left
@@ -108,19 +109,19 @@ def dual_order(rank: int, ranks: int, micro: int) -> list[tuple[DualTask, ...]]:
 
 
 def _stage_of(rank: int, task: MicroBatchPass, ranks: int, micro: int) -> int:
-    """Stage of DualPipe that a rank has of a micro-batch, or rank that has a stage."""
+    """Return the stage that a DualPipe rank runs for a micro-batch, or the rank that runs a stage."""
     return rank if task.micro < micro // 2 else ranks - 1 - rank
 
 
 def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]], late: bool = False) -> tuple[float, ...]:
-    """Most bytes of activations that each stage keeps at once.
+    """Return the peak of activations that each stage stores [B].
 
     Parameters
     ----------
     kept_bytes : sequence of sequence of float
-        Bytes that a micro-batch leaves on each stage, for each of its parts [B].
+        Bytes that a micro-batch stores on each stage, for each of its parts [B].
     late : bool
-        Whether gradients of weights come later, so that each stage keeps as many micro-batches as the first.
+        Whether gradients of weights are computed later, so that each stage stores as many micro-batches as the first.
     """
     parts = len(kept_bytes[0])
     micro = min(micro, 2 * stages * parts)
@@ -132,14 +133,14 @@ def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]], la
 
 @cache
 def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBatchPass], list[MicroBatchPass]]:
-    """Forward and backward passes of any stage, each in the order it runs them."""
+    """Return the forward and the backward passes of any stage, each in order of execution."""
     numbers = range(micro * parts)
     forward = [_numbered(k, stages, parts, False) for k in numbers]
     return forward, [_numbered(k, stages, parts, True) for k in numbers]
 
 
 def _numbered(k: int, stages: int, parts: int, backward: bool) -> MicroBatchPass:
-    """The k-th forward or backward pass of a stage: `stages` micro-batches through each part."""
+    """Return the k-th forward or backward pass of a stage: `stages` micro-batches for each part."""
     if parts == 1:
         return MicroBatchPass(backward, k, 0)
     round_, place = divmod(k, stages * parts)
@@ -157,20 +158,20 @@ def schedule(
     weights: Sequence[float] = (),
     dual: bool = False,
 ) -> Schedule:
-    """Run every pass as early as its order and what it waits for allow.
+    """Schedule every pass as early as its order and its dependencies allow.
 
     Parameters
     ----------
     forward, backward : sequence of sequence of float
-        Seconds of a micro-batch on each stage, for each of its parts [s].
+        Time of a micro-batch on each stage, for each of its parts [s].
     micro : int
         See `order`.
     send_s : float
-        From the end of a pass until the next stage has its output; the sender does not wait [s].
+        Time from the end of a pass until the next stage has its output; the sender does not wait [s].
     before : sequence of float
-        Seconds that each stage waits before its first pass [s].
+        Time that each stage waits before its first pass [s].
     weights : sequence of float
-        Of a micro-batch on each stage, seconds of `backward` for gradients of weights, which may come later (zero-bubble) [s].
+        Part of `backward` on each stage for gradients of weights, which may be computed later (zero-bubble) [s].
     dual : bool
         DualPipe: each rank has two stages, see `dual_order`.
     """
@@ -186,7 +187,7 @@ def schedule(
     rounds = (micro - 1) // stages + 1
     if rounds <= STEADY:
         return Schedule(ends_of(micro), busy)
-    # From some round on a schedule repeats itself: the rounds in the middle take as long as the one before the last.
+    # After some rounds a schedule repeats itself: each middle round takes as long as the one before the last.
     shorter = micro - (rounds - STEADY) * stages
     ends, one_less = (ends_of(m) for m in (shorter, shorter - stages))
     added = rounds - STEADY
@@ -194,14 +195,14 @@ def schedule(
 
 
 STEADY = 12
-"""Rounds (as many micro-batches as there are stages) after which a schedule repeats itself."""
+"""Number of rounds (of as many micro-batches as stages) after which a schedule repeats itself."""
 
 
 def _ends(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
     weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each stage has run all its passes [s]; gradients of weights fill the time until the next pass can start."""
+    """Return the end time of each stage [s]; gradients of weights fill the time until the next pass can start."""
     stages, parts = len(forward), len(forward[0])
     orders = [order(s, stages, micro, parts) for s in range(stages)]
     seconds = [
@@ -214,7 +215,7 @@ def _dual_ends(
     forward: Sequence[Sequence[float]], backward: Sequence[Sequence[float]], micro: int, send_s: float, before: Sequence[float],
     weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each rank of DualPipe has run all its passes [s]; its orders say when gradients of weights come."""
+    """Return the end time of each DualPipe rank [s]; its order determines when gradients of weights are computed."""
     ranks = len(forward)
     whole = [b[0] for b in backward]
     seconds = {
@@ -242,9 +243,9 @@ def _run(
     needed: Callable[[int, MicroBatchPass], tuple[int, MicroBatchPass] | None],
     send_s: float, before: Sequence[float], weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
-    """When each rank has run all of its order, each entry for its seconds; passes of one entry start and end together [s].
+    """Return the end time of each rank [s]; passes of one entry of its order start and end together.
 
-    Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are stages in front.
+    Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are previous stages.
     """
     ranks = len(orders)
     done: dict[tuple[int, MicroBatchPass], float] = {}
@@ -268,7 +269,7 @@ def _run(
                     waiting[s] -= 1
                 waiting[s] += tasks[0].backward
                 clock[s] = max(clock[s], ready) + seconds[s][at[s]]
-                for task in tasks:  # gradients of weights come behind those of inputs, for which others have waited
+                for task in tasks:  # gradients of weights follow those of inputs, for which other stages have waited
                     done.setdefault((s, task), clock[s])
                 at[s] += 1
                 moved += 1
@@ -278,7 +279,7 @@ def _run(
 
 
 def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[int, MicroBatchPass] | None:
-    """The pass whose output a pass reads; None for a micro-batch's first."""
+    """Return the stage and pass whose output a pass reads; None for a micro-batch's first pass."""
     last = stages - 1
     if not task.backward:
         if stage > 0:
@@ -292,10 +293,10 @@ def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[
 
 
 def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") -> tuple[int, ...]:
-    """Layers of each part of each stage, in the order of the model: part 0 of all stages, then part 1; MTP layers are in the last.
+    """Return the layers of each part of each stage, in the order of the model: part 0 of all stages, then part 1.
 
-    Without a layout, layers are split evenly. Where they do not divide, embedding, loss and each MTP layer count as a layer too, and what is left
-    over goes to parts in the middle.
+    MTP layers are in the last part. Without a layout string, layers are split evenly. If they do not divide, embedding, loss and
+    each MTP layer count as a layer too, and parts in the middle get the remaining layers.
 
     Examples
     --------
@@ -323,7 +324,7 @@ def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") 
 
 
 def layout_chunks(text: str) -> list[str]:
-    """Parts of a layout string, with its repetitions written out."""
+    """Return the parts of a layout string, with repetitions expanded."""
     text = re.sub(r"[,\s]", "", text)
     text = re.sub(r"([EtmL])\*(\d+)", lambda m: m[1] * int(m[2]), text)
     text = re.sub(r"\(([^()]*)\)(?:\*(\d+))?", lambda m: m[1] * int(m[2] or 1), text)
@@ -335,7 +336,7 @@ def layout_chunks(text: str) -> list[str]:
 
 
 def _laid_out(text: str, layers: int, mtp: int, chunks: int) -> tuple[int, ...]:
-    """Sizes by a layout string; what Megatron refuses is refused for its reason."""
+    """Return the sizes by a layout string; raise an error for strings that Megatron rejects."""
     parts = layout_chunks(text)
     order, wanted = "".join(parts), "E" + "t" * layers + "m" * mtp + "L"
     for letter, what, count in (("t", "decoder layers", layers), ("m", "MTP layers", mtp)):
@@ -351,16 +352,16 @@ def _laid_out(text: str, layers: int, mtp: int, chunks: int) -> tuple[int, ...]:
 
 
 def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
-    """Seconds of a pass with its exchanges.
+    """Return the time of a pass with its exchanges [s].
 
     Parameters
     ----------
     work : sequence of float
-        Of each layer, in the order of the pass [s].
+        Computation of each layer, in the order of the pass [s].
     gathers : sequence of float, optional
-        Before each layer's work, fetched while the layer before computes [s].
+        Gather before each layer, in parallel with the computation of the previous layer [s].
     scatters : sequence of float, optional
-        After each layer's work [s].
+        Scatter after each layer [s].
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Bytes of weights, gradients and optimiser state under the stages of ZeRO.
+"""Bytes of weights, gradients and optimizer state for each stage of ZeRO.
 
-Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3: with Adam in mixed precision a parameter takes
-2 bytes of weight, 2 of gradient and 12 of optimiser state (a copy, momentum and variance in 32 bit).
-Stage 1 shares the last over the data-parallel ranks, stage 2 the gradients too, stage 3 all.
+Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3: with Adam in mixed precision a parameter takes 2 bytes of weight, 2 of
+gradient and 12 of optimizer state (a copy, momentum and variance in 32 bits). Stage 1 shares the optimizer state over the
+data-parallel ranks, stage 2 the gradients too, stage 3 all.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ RESIDENT = {"mxfp8": 2 * (1 + 1 / 32), "nvfp4": 2 * (0.5 + 1 / 16)}
 """Bytes of a weight in two copies with their block scales (Transformer Engine, docs/features/low_precision_training)."""
 
 LOSSES = {"fused": (4.0, 0.0), "in-place": (2.0, 0.0), "unfused": (4.0, 12.0)}
-"""Bytes of each logit that a loss keeps until its backward pass, and needs during it.
+"""Bytes of each logit that a loss stores until its backward pass, and additional bytes during that pass.
 
-Of one kernel: the gradient in 32 bits, or in place of the logits (NVIDIA/TransformerEngine, pytorch/triton/cross_entropy.py up to 2.16). Of PyTorch's:
-probabilities, then their exponentials, the sum with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py).
+A fused kernel stores the gradient in 32 bits, or in place of the logits (NVIDIA/TransformerEngine,
+pytorch/triton/cross_entropy.py up to 2.16). PyTorch's loss stores probabilities; then it needs their exponentials, the sum
+with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py).
 """
 
 
@@ -40,14 +41,14 @@ class BytesPerWeight:
     def stored_as(self, dtype: str) -> BytesPerWeight:
         """Return the bytes with weights in the format of their products.
 
-        They are stored by rows and by columns, where one does not follow from the other.
+        They are stored by rows and by columns if one form cannot be derived from the other.
         """
         return replace(self, weights=RESIDENT.get(dtype, self.weights))
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """Parameters of one device before ZeRO; those of experts are counted separately, as they have other copies."""
+    """Parameters of one device before ZeRO; experts are counted separately, because they have another number of replicas."""
 
     dense: float
     experts: float
@@ -70,16 +71,16 @@ class States:
 
 
 def states(parameters: ParameterCounts, per_weight: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
-    """Return the bytes of weights, gradients and optimiser state on one device under ZeRO [B].
+    """Return the bytes of weights, gradients and optimizer state on one device under ZeRO [B].
 
     Parameters
     ----------
     parameters : ParameterCounts
-        Of the device's shard.
+        Parameters of the device's shard.
     zero : int
         Stage, 0 to 3.
     dp, expert_dp : int
-        Copies of the dense parameters and of the experts, over which ZeRO shares.
+        Ranks over which ZeRO shares the dense parameters and the experts.
     """
 
     def held(size: float, from_stage: int) -> float:

@@ -1,7 +1,7 @@
-"""One training step: passes of all micro-batches, gradients, and the optimiser.
+"""One training step: passes of all micro-batches, gradients, and the optimizer.
 
-Time = the pipeline's schedule of micro-batches + what of the gradients' exchange outlasts the last
-backward pass + the optimiser + what of the weights' gather outlasts the first forward pass.
+The time of a step is the pipeline schedule of its micro-batches, plus the gradient exchange after the last backward pass, the
+optimizer, and the part of the weights' gather that is not hidden by the first forward pass.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class TrainingStage:
     Attributes
     ----------
     chunks : tuple of tuple of Passes
-        Of the layers of each of its parts, in order.
+        Passes of the layers of each of its parts, in order.
     embedding, head : Passes, optional
-        Where it has them: before its first part, and behind its last.
+        Passes before its first part and after its last part, if the stage has them.
     parameters : ParameterCounts
-        Of one device.
+        Parameters of one device.
     gathers, scatters : tuple of float
-        Seconds of each layer's weights and gradients on the links, embedding and head with the layer beside them [s].
+        Exchange time of each layer's weights and gradients; embedding and head are included in the first or last layer [s].
     """
 
     chunks: tuple[tuple[Passes, ...], ...]
@@ -57,11 +57,11 @@ class TrainingStage:
 
     @property
     def ends(self) -> tuple[Passes, ...]:
-        """Embedding and head."""
+        """Passes of embedding and head."""
         return tuple(end for end in (self.embedding, self.head) if end is not None)
 
     def end(self, part: int) -> tuple[Passes, ...]:
-        """Embedding and head of a part."""
+        """Return the passes of embedding and head that run with a part."""
         before = self.embedding if part == 0 else None
         behind = self.head if part == len(self.chunks) - 1 else None
         return tuple(end for end in (before, behind) if end is not None)
@@ -69,25 +69,25 @@ class TrainingStage:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """What one step takes.
+    """Results of one training step.
 
     Attributes
     ----------
     by_stage : tuple of dict of str to float
-        The same by what a device of each stage does or waits for; each sums to `seconds`. What gradients and
-        weights add is the difference from a step without their exchange [s].
+        Time of each stage by what its devices do or wait for; each sums to `seconds`. The time of data parallelism is
+        the difference from a step without the exchange of gradients and weights [s].
     busiest : int
-        Stage that computes longest.
+        Stage with the longest computation.
     hidden_s : float
-        Exchanges of gradients and weights that passes hide, of the busiest stage [s].
+        Hidden time of the exchange of gradients and weights, on the busiest stage [s].
     memory : TrainingMemory
-        Of a device of the stage that needs most.
+        Memory of a device of the stage that needs most.
     flops : Flops
-        Of all devices.
+        FLOPs of all devices.
     options : TrainingOptions
-        As asked, with what "auto" chose.
+        The given options, with the choices of "auto".
     joules : float
-        Energy of all devices, static power included [J].
+        Energy of all devices, including static power [J].
     """
 
     seconds: float
@@ -102,22 +102,22 @@ class TrainingStep:
 
     @property
     def by_stream(self) -> dict[str, float]:
-        """Time of the busiest stage."""
+        """Time of the busiest stage by what its devices do or wait for [s]."""
         return self.by_stage[self.busiest]
 
 
 def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
-    """Cost one step; "auto" recomputes the modules or the entire layers that fit, whichever is faster.
+    """Predict one training step; "auto" recomputes the fewest modules or layers that fit, whichever is faster.
 
     Parameters
     ----------
     deployment : Deployment
-        As `training.layout.training_deployment` makes it.
+        Result of `training.layout.training_deployment`.
 
     Raises
     ------
     CapacityError
-        Memory that a device does not have.
+        The step needs more memory than a device has.
     """
 
     @cache
@@ -156,7 +156,7 @@ LATENT = (LatentAttention, SparseLatentAttention)
 
 
 def least_first(deployment: Deployment) -> Iterator[str]:
-    """Modules to compute again, from none on: first what frees most for each second, as recipes combine them."""
+    """Generate sets of modules to recompute, starting with none; modules that save most per second are added first."""
     yield "none"
     chosen: list[str] = []
     layers = deployment.shard.layers
@@ -174,7 +174,7 @@ def least_first(deployment: Deployment) -> Iterator[str]:
 
 
 def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
-    """Seconds of a micro-batch on one rank: of each sequence, where several share it, its part."""
+    """Return the cost model of a micro-batch on one rank; context-parallel ranks have a part of each sequence."""
     sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
     m = Moments(sequences.windows, sequences.values / layout.cp)
     numerics = deployment.run.numerics
@@ -183,7 +183,7 @@ def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOpt
 
 
 def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
-    """Passes, exchanges and memory of each pipeline stage."""
+    """Return the passes, exchanges and memory of each pipeline stage."""
     d, layout = bench.deployment, bench.layout
     uncut, experts = stages_of(d.model, layout), iter(d.experts)
     again = bench.options.recompute.removeprefix("full:")
@@ -207,7 +207,7 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     # As Korthikanti et al. count the embedding's mask.
     kept_bytes[0] = [chunk_bytes + embedding.kept_bytes / len(kept_bytes[0]) for chunk_bytes in kept_bytes[0]]
     waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule == "zero-bubble"))
-    waiting[-1] += head.kept_bytes  # made and used up at once
+    waiting[-1] += head.kept_bytes  # stored and used at once
     waiting = _of_ranks(waiting, layout, bench.options)
     last = layout.pp - 1
     return tuple(
@@ -219,12 +219,12 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
 def _stage(
     bench: LayerPrices, index: int, chunks: tuple[tuple[Passes, ...], ...], ends: tuple[Passes | None, Passes | None], waiting: float
 ) -> TrainingStage:  # fmt: skip
-    """A stage's passes with its exchanges and memory; `waiting` bytes of activations at most."""
+    """Return a stage's passes with its exchanges and memory; `waiting` is the peak of stored activations [B]."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
     layer_counts = [layer_parameters(layer) for layer in d.stages[index].layers] or [ParameterCounts(0.0, 0.0)]
     rest = parameters.dense - sum(p.dense for p in layer_counts)
-    # Embedding and head, which no layer has, come with the first or last one.
+    # Embedding and head are added to the first or last layer.
     place = 0 if index == 0 else len(layer_counts) - 1
     layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
@@ -235,17 +235,17 @@ def _stage(
 
 
 def _held(layout: TrainingLayout, options: TrainingOptions, index: int) -> tuple[int, ...]:
-    """Stages of which a rank has the weights: two with DualPipe."""
+    """Return the stages whose weights a rank stores: two with DualPipe."""
     return (index, layout.pp - 1 - index) if options.schedule == DUAL else (index,)
 
 
 def _of_ranks(values: Sequence[float], layout: TrainingLayout, options: TrainingOptions) -> list[float]:
-    """Sums over the stages of each rank; DualPipe's are as long in flight as with 1F1B."""
+    """Return the sums over the stages of each rank; DualPipe keeps as many micro-batches in flight as 1F1B."""
     return [sum(values[i] for i in _held(layout, options, s)) for s in range(len(values))]
 
 
 def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
-    """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
+    """Return the gather time of a layer's weights, and the scatter time of its gradients, among the replicas [s]."""
     layout, per_weight, system = bench.layout, bench.bytes_each, bench.deployment.system
     zero, price, scatter, gather = bench.options.zero, bench.prices.exchange, 0.0, 0.0
     kind = "all_reduce" if zero == 0 else "reduce_scatter"
@@ -256,14 +256,14 @@ def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, floa
         group = layout.group(system, ranks, stride)
         scatter += price(kind, count * per_weight.gradients, group)
         gather += price("all_gather", count * per_weight.weights, group)
-        # Groups that share the states add up their parts of the gradients.
+        # Groups that share the states sum their parts of the gradients.
         others = layout.group(system, all_ranks // ranks, stride * ranks)
         scatter += price("all_reduce", count * per_weight.gradients / (ranks if zero else 1), others)
     return (gather if zero else 0.0), scatter
 
 
 def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
-    """Time a step: the pipeline's schedule, then what data-parallel ranks exchange at its ends, and the optimizer."""
+    """Return the results of a step: its pipeline schedule, the data-parallel exchange at its ends, and the optimizer."""
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
@@ -303,7 +303,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
 def _streams(
     bench: LayerPrices, stages: Sequence[TrainingStage], rank: int, busy_s: float, update_s: float, alone_s: float, step_s: float
 ) -> dict[str, float]:  # fmt: skip
-    """Seconds of a rank by what it does or waits for; `alone_s` of a step without the exchange of gradients and weights."""
+    """Return the time of a rank by what it does or waits for [s]; `alone_s` excludes the exchange of gradients and weights."""
     layout = bench.layout
     held = [stages[i] for i in _held(layout, bench.options, rank)]
     inside = {
@@ -312,7 +312,7 @@ def _streams(
     }
     return {
         COMPUTE: busy_s - sum(inside.values()), **inside,
-        PIPELINE: alone_s - busy_s - update_s if layout.pp > 1 else 0.0,  # alone, a stage waits for none
+        PIPELINE: alone_s - busy_s - update_s if layout.pp > 1 else 0.0,  # a single stage waits for no other
         DATA: step_s - alone_s, OPTIMIZER: update_s,
     }  # fmt: skip
 
@@ -320,9 +320,10 @@ def _streams(
 def _energy(
     bench: LayerPrices, stages: Sequence[TrainingStage], times: Sequence[dict[str, float]], update_J: Sequence[float]
 ) -> float:
-    """Energy of all devices [J]; work is under the board's limit, without bubbles and exchanges behind passes.
+    """Return the energy of all devices [J].
 
-    A device that waits for others or for its host consumes idle and awake power: a kernel waits on it.
+    Work is limited by the board's power, without pipeline bubbles and data-parallel exchanges. A device that waits for others or
+    for its host consumes idle and awake power, because a kernel waits on it.
     """
     layout, board, total = bench.layout, bench.deployment.device.board, 0.0
     for stage, took, after in zip(stages, times, update_J, strict=True):
@@ -334,17 +335,17 @@ def _energy(
 
 
 def _label(stage: TrainingStage, name: str) -> float:
-    """Seconds with one label in both passes of a micro-batch."""
+    """Return the time with one label in both passes of a micro-batch [s]."""
     return sum(p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends))
 
 
 def _usual(stage: TrainingStage, part: int | None, backward: bool, zero: int) -> float:
-    """A pass of a micro-batch in the middle of a step: ZeRO 2 scatters in every pass, 3 gathers too."""
+    """Return the time of a pass in the middle of a step [s]: ZeRO 2 scatters in every pass, ZeRO 3 also gathers."""
     return _pass(stage, part, backward, gather=zero == 3, scatter=backward and zero >= 2)
 
 
 def _pass(stage: TrainingStage, part: int | None, backward: bool, gather: bool = False, scatter: bool = False) -> float:
-    """Seconds of one pass of a part, or of all, with its exchanges; embedding and head run without any."""
+    """Return the time of one pass of a part, or of all parts, with its exchanges [s]; embedding and head have none."""
     order = -1 if backward else 1
     first = sum(len(chunk) for chunk in stage.chunks[:part]) if part else 0
     layers, ends = (stage.layers, stage.ends) if part is None else (stage.chunks[part], stage.end(part))
@@ -356,7 +357,7 @@ def _pass(stage: TrainingStage, part: int | None, backward: bool, gather: bool =
 
 
 def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
-    """Seconds of gradients and weights on the links in a step."""
+    """Return the exchange time of gradients and weights in a step [s]."""
     gathers, scatters = sum(stage.gathers), sum(stage.scatters)
     if zero == 3:
         gathers *= 2 * micro
@@ -364,12 +365,12 @@ def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
 
 
 def _update(bench: LayerPrices, parameters: ParameterCounts, copies: int) -> tuple[float, float]:
-    """Seconds and dynamic energy of Adam on the device's own parameters, which `copies` ranks of a pipeline share [s], [J].
+    """Return time [s] and dynamic energy [J] of Adam on the device's parameters, which `copies` pipeline ranks share.
 
-    Everything of them is read, the gradient once more for the norm of all; all but it is written.
+    All of them are read, gradients twice because of the norm of all gradients; all but the gradients are written.
     """
     layout, per_weight = bench.layout, bench.bytes_each
-    zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
+    zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates only its share
     rank_states = states(parameters, BytesPerWeight(0.0, 0.0, 1.0), zero, *layout.sharing)
     moved = rank_states.optimizer * (2 * per_weight.optimizer + 2 * per_weight.gradients + per_weight.weights)
     value = bench.deployment.run.numerics.act_bytes
@@ -384,11 +385,11 @@ def _update(bench: LayerPrices, parameters: ParameterCounts, copies: int) -> tup
 
 
 def _send(bench: LayerPrices) -> float:
-    """Seconds to send a micro-batch's hidden states from one stage to the next."""
+    """Return the time to send a micro-batch's hidden states from one stage to the next [s]."""
     layout, d = bench.layout, bench.deployment
     if layout.pp == 1:
         return 0.0
     values = bench.m.tokens * d.shard.hidden
     values /= layout.tp if bench.options.sequence_parallel else 1
-    across = layout.devices > layout.per_node  # the worst pair of neighbours
+    across = layout.devices > layout.per_node  # the slowest pair of neighbours
     return bench.prices.send(values * d.run.numerics.act_bytes, across)
