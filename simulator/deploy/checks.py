@@ -138,7 +138,7 @@ def device_memory(
     elsewhere: float = 0.0,
     beside: float = 0.0,
 ) -> Memory:
-    """Weights of one device's shard against its usable memory.
+    """Return the memory of one device with the weights of its shard; raise an error if they do not fit.
 
     Embedding and head are split by vocabulary over a rank's devices; the first pipeline stage has the embedding, the
     last the head (tied ones are copied). If experts run on a separate device, their weights share its memory only with
@@ -147,11 +147,11 @@ def device_memory(
     Parameters
     ----------
     shard : ModelSpec
-        What the device holds: the layers of its `stage`.
+        Shard of the device: the layers of its `stage`.
     elsewhere : float
-        Bytes of experts in another memory.
+        Bytes of experts in another memory [B].
     beside : float
-        Bytes of another model's weights on the same device.
+        Bytes of another model's weights on the same device [B].
 
     Raises
     ------

@@ -49,13 +49,13 @@ class ExpertsApart:
     Attributes
     ----------
     holder : Deployment
-        The model on them, of which only the routed experts are used.
+        The model on the expert devices; only its routed experts are used.
     link : LinkSpec
-        Between them and the devices that attend: of one device, one way.
+        Link between expert and attention devices; its rate is of one device in one direction [B/s].
     batches : int
         Micro-batches of a step, which alternate between both groups.
     freed_bytes : tuple of float
-        Of the experts, on each device of a stage that attends, if it held them.
+        Bytes of the experts that a device of each attention stage does not have to store [B].
     """
 
     holder: Deployment

@@ -105,12 +105,12 @@ class ExpertMap:
     Attributes
     ----------
     slots : int64 array, shape (groups, slots)
-        Experts; `EMPTY` where a slot holds none.
+        Experts; `EMPTY` for a slot without an expert.
 
     Raises
     ------
     InputError
-        Another shape, an expert that there is not, or one that lies nowhere.
+        A wrong shape, an unknown expert, or an expert without a slot.
     """
 
     sites: Sites

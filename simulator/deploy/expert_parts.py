@@ -36,15 +36,15 @@ class ExpertPart:
     spec : RoutedKind
         The sharded part.
     ep : int
-        Groups that hold different experts of it.
+        Groups with different experts of the part.
     router, row : Router, int
-        Where its loads come from.
+        Router that samples its loads, and its row there.
     layers : int
         Layers that share each sample.
     stage : int
-        Pipeline stage that it is part of.
+        Pipeline stage of the part.
     placed : Dispatch, optional
-        Where its experts and their copies lie, and what each serves; without, group by group in order.
+        Slots of its experts and their copies, and the load of each slot; by default group by group in order.
     """
 
     spec: RoutedKind

@@ -342,9 +342,9 @@ def planned_exchange(
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:
-    """The link from a pipeline stage to the next: the node link once any rank's crosses nodes.
+    """Return the link from a pipeline stage to the next: the node link if any rank's stages are on different nodes.
 
-    Devices are numbered as vLLM numbers them: a rank's stages follow each other, `tp` devices each.
+    Devices are numbered as in vLLM: the stages of a rank follow each other, with `tp` devices each.
     """
     size = system.groups_per_node
     firsts = [(rank * layout.pp + stage) * layout.tp for rank in range(layout.dp)]

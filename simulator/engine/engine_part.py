@@ -26,9 +26,9 @@ class EnginePart:
     hooks : sequence of mappings
         Compiled functions by hook point (`engine.hooks`), whose first argument is the state of `start`.
     orders : bool
-        Whether it keeps waiting requests in an order of its own.
+        Whether the part sorts waiting requests itself.
     room : int
-        Blocks that can be found again outside the devices' memory.
+        KV blocks that the part can store outside device memory.
     """
 
     hooks: Sequence[Mapping[str, Any]] = ()

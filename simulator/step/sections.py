@@ -18,20 +18,20 @@ Build = Callable[[Moments], list[Op]]
 
 
 class Section(NamedTuple):
-    """Ops that every rank runs, for each of some layers, before all ranks continue.
+    """Ops that every rank runs before all ranks continue, repeated for several layers.
 
     Attributes
     ----------
     build : callable
-        Its ops at the moments of a rank's batch, in order, collectives among them, experts not.
+        Returns the ops for the sums of a rank's batch, in order, including collectives and without experts.
     layers : int
-        How many run the same ops.
+        Number of layers with the same ops.
     stage : int
-        Pipeline stage that holds them.
+        Pipeline stage of these layers.
     closing : bool
-        Whether it ends its stage, after the stage's experts: what is sent on, or the head.
+        Whether the section ends its stage, after the experts: the transfer to the next stage, or the head.
     layer : Layer, optional
-        The layer that it is of, with its experts.
+        The layer of these ops, including its experts.
     """
 
     build: Build
