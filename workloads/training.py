@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from .batch import SEQUENCES, Batch, Moments
 from .errors import InputError
-from .layers import Run, is_routed
-from .layers.base import Routed, elementwise
-from .model import ModelSpec, embedding_ops, head_ops, layer_ops
-from .ops import IN_SEQUENCE, Loads, Op, about
+from .layers import Run
+from .layers.base import elementwise
+from .model import ModelSpec, head_ops
+from .ops import IN_SEQUENCE, Op, about
 
 FUSED_BACKWARD = 2.5
 """Matmul FLOPs of a fused attention's backward pass over its forward pass: five matmuls (scores again, and the
@@ -59,7 +57,7 @@ AFTER_NORM = frozenset({"qkv", "qkv_down", "gate_up", "gate", "up", "in", "share
 
 MODULES: Mapping[str, frozenset[str]] = {
     "core_attn": frozenset(),
-    "mla_up_proj": frozenset({"q_up", "kv_up", "keys", "rope"}),
+    "mla_up_proj": frozenset({"q_up", "q_norm", "kv_up", "keys", "rope"}),
     "layernorm": frozenset({"norm"}),
     "mhc": frozenset({"hyper_pre", "hyper_post"}),
     "moe_act": frozenset({"expert_activation", "expert_clamp"}),
@@ -307,76 +305,3 @@ def made_anew(op: Op, run: Run, recompute: str) -> float:
     if about(op.kind).scores and ((recompute == "selective" and run.score_passes) or "core_attn" in chosen):
         return 1.0
     return float(recompute == "full" or any(op.name in MODULES.get(name, ()) for name in chosen))
-
-
-@dataclass(frozen=True, slots=True)
-class Flops:
-    """Matmul FLOPs of a step.
-
-    Attributes
-    ----------
-    model : float
-        Three times those: what the model's size says, whatever is computed again.
-    hardware : float
-        What devices compute, scores and layers made anew among them.
-    """
-
-    forward: float
-    model: float
-    hardware: float
-
-    def times(self, steps: int) -> Flops:
-        """Return the FLOPs of `steps` equal steps."""
-        return Flops(steps * self.forward, steps * self.model, steps * self.hardware)
-
-
-def step_flops(spec: ModelSpec, moments: Moments, run: Run, recompute: str, stages: int = 1) -> Flops:
-    """Return the matmul FLOPs of a step on whole sequences.
-
-    Every token has a logit, and experts have their expected loads.
-
-    Parameters
-    ----------
-    moments : Moments
-        Sums over all sequences of the step.
-    recompute, stages : str, int
-        See `made_anew`; of "full:N" each pipeline stage has N layers.
-    """
-    scope, _, layers = recompute.partition(":")
-    recompute, share = scope, min(int(layers) * stages / len(spec.layers), 1.0) if layers else 1.0
-    forward = hardware = 0.0
-    for op, again in _every_op(spec, moments, run):
-        if not about(op.kind).matrix:
-            continue
-        flops = op.flops * op.count
-        forward += flops
-        hardware += flops * (1.0 + again * share * made_anew(op, run, recompute))
-        hardware += op.count * sum(w.flops for w in backward(op, run, 0.0) if about(w.op.kind).matrix)
-    return Flops(forward, 3 * forward, hardware)
-
-
-def losses(spec: ModelSpec) -> int:
-    """Return how often a token's logits are computed: once, and once more per multi-token-prediction head."""
-    heads = spec.mtp * spec.mtp_heads
-    return 1 + spec.mtp_heads * bool(heads and spec.layers[-len(heads) :] == heads)
-
-
-def _every_op(spec: ModelSpec, moments: Moments, run: Run) -> list[tuple[Op, bool]]:
-    """Return the ops of a forward pass with their counts, and whether each belongs to a layer."""
-    out = [(op, False) for op in embedding_ops(spec, moments, run)]
-    out += [(replace(op, count=losses(spec)), False) for op in loss_ops(spec, moments, run, 1)]
-    for layer, count in spec.groups:
-        for part, ops in zip(layer.parts, layer_ops(layer, moments, run, _NOTHING), strict=True):
-            for op in ops:
-                if op.routed and is_routed(part):
-                    op = part.expert_op(even_loads(part.routed, moments.tokens), run)
-                out.append((replace(op, count=count), True))
-    return out
-
-
-def even_loads(routed: Routed, tokens: float) -> Loads:
-    """Return loads with tokens spread evenly over all experts."""
-    return Loads(np.array([tokens * routed.top_k / routed.experts]), np.array([routed.experts]))
-
-
-_NOTHING = Loads(np.zeros(1), np.zeros(1))

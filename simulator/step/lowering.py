@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...devices.collectives.plans import BY_STEP
 from ...devices.device import Processor
 from ...devices.prices import ALONE, ROOFLINE, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments, num_moments
@@ -36,7 +37,6 @@ from ..deploy.placement import (
 from ..part import Combination
 from ..registry import all_hooks, parts_of
 from .memo import new_memo
-from .modes import Modes, modes_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
@@ -73,6 +73,14 @@ TABLE_SIZE = 256
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
+
+
+@by_address
+class Modes(NamedTuple):
+    """Costs of exchanges by the kind of step; L exchanges."""
+
+    slots: I8  # [L] which ops they are
+    params: Records  # [2, L, ROOFLINE] without prompts on any rank, and with
 
 
 @by_address
@@ -186,7 +194,7 @@ def lower(
         ranks=d.ranks, stages=d.layout.pp, tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), modes=modes_of(d, ops),
+        uneven=uneven_of(d), modes=_modes(d, ops),
     )  # fmt: skip
     slots = Slots(
         name=tuple(op.name for op in ops),
@@ -296,6 +304,15 @@ def _forms(ops: list[Op]) -> F8:
 
 def _link(deployment: Deployment, op: Op) -> AnyLink | None:
     return deployment.link(op) if op.exchange else None
+
+
+def _modes(deployment: Deployment, ops: Sequence[Op]) -> Modes | None:
+    """Return the exchanges whose algorithm depends on the kind of step; None if there are none."""
+    slots = [i for i, op in enumerate(ops) if op.kind == "all_to_all"]
+    if deployment.all_to_all not in BY_STEP or not slots:
+        return None
+    rows = [[deployment.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots] for prompts in (False, True)]
+    return Modes(np.array(slots, dtype=np.int64), np.array(rows, dtype=ROOFLINE))
 
 
 def _role(op: Op, before: Op | None) -> int:

@@ -20,7 +20,7 @@ INPUT_READERS = frozenset(
 )  # fmt: skip
 """Matmuls that read the input of their part of a layer, which is stored once for all of them."""
 
-KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk", "loss"})
+KEEPS_NOTHING = frozenset({"embedding", "positions", "rope", "keys", "combine", "topk", "loss", "index_rotation"})
 """Vector ops whose backward pass needs no stored input.
 
 Gates are applied within the experts, so the tokens that return from experts are not stored. `states.LOSSES` gives the bytes
@@ -144,7 +144,7 @@ def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     """Return the stored inputs of a vector op; a norm moves four tensors and stores one of them."""
     rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
     saved = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
-    module = "shared_experts" if op.name == "shared_activation" else ""
+    module = {"shared_activation": "shared_experts", "q_norm": "mla_up_proj"}.get(op.name, "")
     if op.name == "activation":  # gate and up
         halves = (("gate", 1.0, "mlp"), ("up", saved - 1.0, "mlp_up"))
         return [SavedTensor(name, size * rows * cols * value, of) for name, size, of in halves]

@@ -20,21 +20,20 @@ from ...devices.link import LinkModel
 from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.layers.base import elementwise
-from ...workloads.model import Layer, embedding_ops, layer_ops
+from ...workloads.model import Layer, embedding_ops
 from ...workloads.ops import Loads, Op, about
 from ...workloads.training import (
     BIASED,
     FUSED_BACKWARD,
     RepeatedOp,
     along_sequence,
-    backward,
     collective_op,
     idle,
     loss_ops,
-    losses,
     made_anew,
 )
 from ...workloads.training import forward as forward_work
+from ...workloads.training_parts import losses, part_backward, training_ops
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
@@ -125,7 +124,6 @@ backward pass, and casts of its input and of its output's gradient (Transformer 
 autograd (see `workloads.training.ADDED`)."""
 LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
 """Time of a device for each kernel that the host starts in a layer with experts, and for each wait of the host there [s]. Fitted with `SUSTAINED`."""
-NOTHING = Loads(np.zeros(1), np.zeros(1))
 Seconds = defaultdict[str, float]
 
 
@@ -184,7 +182,7 @@ class LayerPrices:
         forward, behind, joules, weights_s = _none(), _none(), _none(), 0.0
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
-            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(uncut_layer, m, run, NOTHING), strict=True
+            layer.parts, training_ops(layer, m, run), training_ops(uncut_layer, m, run), strict=True
         ):
             device_ops = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
             if is_routed(part):
@@ -206,10 +204,10 @@ class LayerPrices:
             # Stored tensors are counted before the sequence is split, see `SavedTensor.whole`.
             every.append([new if new.kind == "experts" else old for new, old in zip(device_ops, ops, strict=True)])
         self._overlap(forward, behind)
-        works = sum(1 + len(backward(op, run, 0.0)) for ops in every for op in ops if not (op.routed or idle(op)))
-        waits = self._host(works, [e for e in experts if not e.kept])
-        for way in (forward, behind):
-            way[HOST] += waits / 2
+        plain = [op for ops in every for op in ops if not (op.routed or idle(op))]
+        works = len(plain) + len(part_backward(plain, run, 0.0))
+        for way, waits in zip((forward, behind), self._host(works, [e for e in experts if not e.kept]), strict=True):
+            way[HOST] += waits
         if again:
             for name, took in forward.items():
                 behind[name] += took
@@ -235,11 +233,11 @@ class LayerPrices:
                 redone = max(made_anew(of, run, recompute) for of in (op, kernel))
                 behind[op.layer] += redone * work_s
                 joules[op.layer] += work_J * (2.0 if recompute == "again" else 1.0 + redone)
-            for work in backward(op, run, self.bytes_each.gradients):
-                work_s, work_J = price(work)
-                behind[op.layer] += work_s
-                joules[op.layer] += work_J
-                weights_s += work_s * work.late
+        for work in part_backward(ops, run, self.bytes_each.gradients):
+            work_s, work_J = price(work)
+            behind[work.op.layer] += work_s
+            joules[work.op.layer] += work_J
+            weights_s += work_s * work.late
         return weights_s
 
     def _context(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
@@ -278,8 +276,8 @@ class LayerPrices:
         cores = [p.cores for p in self.deployment.system.device.processors.values() if p.kind == "xpu" and p.cores]
         return min(sms / cores[0], 1.0) if cores else 0.0
 
-    def _host(self, works: int, experts: Sequence[ExpertPart]) -> float:
-        """Return the time that a device waits for its host to start the kernels of a layer with experts, in both passes [s].
+    def _host(self, works: int, experts: Sequence[ExpertPart]) -> tuple[float, float]:
+        """Return the time that a device waits for its host to start the kernels of a layer with experts, in each pass [s].
 
         The host needs the number of tokens of its experts, so it cannot run ahead of the device. The kernels of a dense layer are
         started in advance. The host also waits whenever the activation of biased experts runs, because it copies an offset to the
@@ -289,13 +287,14 @@ class LayerPrices:
         if graphs == "auto":  # as in recipes
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
-            return 0.0
-        held, waits = sum(part.held for part in experts), 1
+            return 0.0, 0.0
+        held, first, again = sum(part.held for part in experts), 1, 0
         calls = HOST_CALLS * held + (works if graphs == "none" else 0)
         if any(self._biased(part.spec) for part in experts):
             calls += BIAS_CALLS * held
-            waits += 2 if "moe" in self.options.recompute else 1  # or "moe_act"
-        return LAUNCH_S * calls + SYNC_S * waits
+            first += 1
+            again = "moe" in self.options.recompute  # or "moe_act"
+        return LAUNCH_S * calls / 2 + SYNC_S * first, LAUNCH_S * calls / 2 + SYNC_S * again
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
         """Shorten expert exchanges that overlap with another micro-batch's passes (Megatron's combined 1F1B).

@@ -21,6 +21,7 @@ from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
 from ...workloads.training import check_recompute
+from ...workloads.training_parts import ALONE
 from ..deploy.checks import check_choices, checked_device
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import expert_parts
@@ -334,7 +335,7 @@ def training_deployment(
     return Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=cut,
         placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, chosen),
+        run=Run(model.numerics, chosen, alone=ALONE),
         experts=expert_parts(stages, cut, routing, 0, shared=False), all_to_all=all_to_all or "",
     )  # fmt: skip
 

@@ -15,7 +15,8 @@ from itertools import islice
 from ...workloads.batch import Moments
 from ...workloads.layers import LatentAttention, SparseLatentAttention, is_routed
 from ...workloads.layers.base import elementwise
-from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
+from ...workloads.training import RepeatedOp, whole_sequences
+from ...workloads.training_parts import Flops, step_flops
 from ..deploy.deployment import Deployment
 from .layers import CONTEXT, EXPERT, HOST, TENSOR, LayerPrices
 from .layout import DUAL, TrainingLayout, TrainingOptions, stages_of

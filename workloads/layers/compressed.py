@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Access, Loads, Op
-from .base import Fixed, LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Fixed, LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .indexer import Indexer
 from .linears import PlainKind
 from .streamed import GATHERS, Sums, sparse_rates, streamed
@@ -120,6 +120,7 @@ class CompressedAttention(PlainKind):
         ops = [
             linear("qkv_down", self.q_rank + self.head_dim, self.hidden),
             linear("q_up", wide, self.q_rank),
+            *alone("q_norm", "attention", moments.tokens, wide, 2, run),
             elementwise("rope", "attention", moments.tokens, self.heads * self.rope_dim, 2, run),
         ]
         if self.ratio:
@@ -129,6 +130,7 @@ class CompressedAttention(PlainKind):
             ops += [
                 *self._pooled("index_compress", index.dim, moments, run),
                 linear("index_q", index.heads * index.dim, self.q_rank),
+                *alone("index_rotation", "indexer", moments.tokens, index.heads * index.dim, 2, run),
                 gemm("index_weights", "indexer", "other", moments.tokens, index.heads, self.hidden, run),
                 *index.choice(moments, run),
             ]

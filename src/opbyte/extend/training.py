@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.training.layers import NOTHING as NOTHING
     from opbyte.simulator.training.layers import LayerPrices as LayerPrices
     from opbyte.simulator.training.layers import Prices as Prices
     from opbyte.simulator.training.layout import TrainingOptions as TrainingOptions
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from opbyte.workloads.training import RepeatedOp as RepeatedOp
     from opbyte.workloads.training import backward as backward
     from opbyte.workloads.training import loss_ops as loss_ops
-    from opbyte.workloads.training import step_flops as step_flops
     from opbyte.workloads.training import whole_sequences as whole_sequences
+    from opbyte.workloads.training_parts import NOTHING as NOTHING
+    from opbyte.workloads.training_parts import step_flops as step_flops
 
 __all__, __getattr__ = declared(__name__, __file__)
