@@ -183,6 +183,8 @@ def test_tiers_and_copies_are_tried_beside_none(model: str, system: str, search:
     assert set(tried) == {None, how[name]}
     assert tried[how[name]].points
     assert WORDS[name].format(how[name]) in str(wide.to_dict()["rows"])
+    line = str(tried[how[name]].candidate.command(model, Room()))
+    assert line.endswith("# vllm has no key for --kv-tiers host:16GiB") == (search == "tiers")
 
 
 def test_without_what_is_searched_a_scenario_never_had_it() -> None:
