@@ -242,12 +242,16 @@ class Live:
 
 
 def _engine(deployment: Deployment, index: int, policy: Policy, cache: CacheSettings) -> Engine:
-    """Return an engine with compiled code, because compilation must not delay the first request."""
+    """Return an engine with compiled code, because compilation must not delay the first request.
+
+    Its plans are recorded, and forgotten, because its steps are then run one by one: of steps at once the engine knows
+    only the end of the last one, and their tokens would reach a client together.
+    """
     one = np.ones(1, dtype=np.int64)
-    first = Engine(deployment, policy, index, cache=cache)
+    first = Engine(deployment, policy, index, cache=cache, keep_plans=True, most_plans=0)
     first.submit(RequestBlock(0 * one, np.zeros(1), one, 2 * one))
     first.advance(np.inf)
-    return Engine(deployment, policy, index, cache=cache)
+    return Engine(deployment, policy, index, cache=cache, keep_plans=True, most_plans=0)
 
 
 def _gauges(engine: Engine) -> Gauges:

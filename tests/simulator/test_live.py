@@ -70,7 +70,7 @@ def test_stamps_are_those_of_a_run(policy: str, router: str, replicas: int, rows
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
     table = served_on(pools, rules, stream, router=router, cache=CACHE).table
     assert [len(own) for own in times] == outputs.tolist()
-    assert all(own == sorted(own) for own in times)
+    assert all(own == sorted(set(own)) for own in times)  # no two tokens of a request at once
     n = len(rows)
     seen = table.first_s[:n] + rules.host.request_s, table.last_s[:n] + rules.host.request_s
     np.testing.assert_allclose([own[0] for own in times], seen[0], rtol=1e-9, atol=1e-12)
