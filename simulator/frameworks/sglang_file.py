@@ -79,6 +79,16 @@ STEPS = 3
 """Default number of drafts per step (``auto_choose_speculative_params``, of most models since 0.5.9)."""
 
 
+def sglang_drafts(asked: DraftChoice) -> dict[str, Any]:
+    """Return SGLang's keys of drafts from the checkpoint's own heads; nothing for other drafts."""
+    if asked.method != "mtp" or not asked.tokens:
+        return {}
+    return {
+        "speculative_algorithm": "EAGLE", "speculative_num_steps": asked.tokens, "speculative_eagle_topk": 1,
+        "speculative_num_draft_tokens": asked.tokens + 1,
+    }  # fmt: skip
+
+
 def _speculation(keys: Keys) -> DraftChoice | None:
     """Who drafts how much; None without `speculative_algorithm`.
 

@@ -22,7 +22,7 @@ from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.answers.started import room_of
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, choices_of, systems_of
+from opbyte.analysis.studies.plan.candidates import WORDS, Candidate, candidates, check_blocks, choices_of, systems_of
 from opbyte.analysis.studies.plan.points import PlanTask
 from opbyte.analysis.studies.plan.trial import Trial
 from opbyte.analysis.studies.plan.words import untried
@@ -390,6 +390,25 @@ def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
     assert line.startswith("vllm serve FOLDER --")
     assert "--data-parallel-size 2" in line
     assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in it is known" in line
+
+
+def test_sglang_drafts_and_whole_blocks_in_start_lines(tmp_path: Path) -> None:
+    """SGLang's file says how it drafts; vLLM and SGLang load no slices that cut a block of fp8_block."""
+    extra = (("acceptance", "0.8,0.7"), ("speculative", "mtp:2"))
+    lone = Candidate("h200-x8", 8, "sglang", Start(8), None, extra=extra)
+    line = str(lone.command("deepseek-v3", Room("fp8_block")))
+    assert "EAGLE --speculative-num-steps 2 --speculative-eagle-topk 1 --speculative-num-draft-tokens 3" in line
+    assert "no key" not in line
+    (tmp_path / "engine.json").write_text(json.dumps(lone.engine))
+    drafts = read_engine(tmp_path / "engine.json").speculative
+    assert drafts is not None
+    assert (drafts.method, drafts.tokens) == ("mtp", 2)
+    model = load_model("Qwen/Qwen3-235B-A22B")
+    split = Candidate("h100-x8", 8, "vllm", Start(8), None, dtype="fp8_block")
+    with pytest.raises(InputError, match="width 1536 in 8 parts"):
+        check_blocks(split, model)
+    check_blocks(replace(split, start=Start(8, ep=8)), model)
+    check_blocks(replace(split, start=Start(4)), model)
 
 
 def test_what_was_not_tried_is_named() -> None:

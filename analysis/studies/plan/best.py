@@ -23,7 +23,7 @@ from ....workloads.requests import RequestBlock
 from ...answers.limits import limit_of
 from ...answers.pools import pool_limit
 from .bounds import Bound, bound_of
-from .candidates import Candidate, candidates, systems_of
+from .candidates import Candidate, candidates, check_blocks, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value
 from .spares import Outage
 from .trial import Sure, Trial, sure_of
@@ -121,6 +121,7 @@ def searched_on(task: PlanTask, name: str | Path) -> Searched:
 def _bounded(trial: Trial, block: RequestBlock) -> TriedCandidate:
     """Return a candidate with its lower bound on replicas; prefill and decode pools have none."""
     task, bound = trial.task, Bound(1, "")
+    check_blocks(trial.candidate, _model(task))
     try:
         made = trial.deployed()
         bound = bound if made is None else bound_of(*made, block, task.level)

@@ -19,11 +19,14 @@ from ....devices.mapping import family
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, hub_name, launch_of
 from ....simulator.frameworks.manifests import Copies
+from ....simulator.frameworks.sglang_file import sglang_drafts
 from ....simulator.frameworks.sharing import SHARING, Sharing
 from ....simulator.frameworks.vllm_file import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.options import DeployOptions
 from ....workloads.errors import InputError, nearest
+from ....workloads.layers.ffn import FeedForward
+from ....workloads.layers.moe import MixtureOfExperts
 from ....workloads.model import ModelSpec
 from ....workloads.speculators import read_asked, read_rates
 from ....workloads.textfile import digest_of
@@ -139,8 +142,8 @@ class Candidate:
             return None
         values = engine_values(self.policy, self.start)
         drafts = dict(self.extra).get("speculative")
-        if drafts is not None and self.policy == "vllm":
-            values |= drafts_written(read_asked(drafts))
+        if drafts is not None and self.policy in DRAFTERS:
+            values |= DRAFTERS[self.policy](read_asked(drafts))
         return values | ({"framework": self.framework} if self.framework else {})
 
     @property
@@ -198,7 +201,9 @@ class Candidate:
 
     def _unsaid(self, values: Mapping[str, Any]) -> list[str]:
         """Return options that the engine file does not contain."""
-        written = set(SHARING) | ({"speculative", "acceptance"} if DRAFTS in values else set())
+        written = set(SHARING) | (
+            {"speculative", "acceptance"} if {DRAFTS, "speculative_algorithm"} & values.keys() else set()
+        )
         return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in written]
 
     def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
@@ -213,6 +218,36 @@ class Candidate:
             raise InputError("--emit", "no engine's start command supports this layout and policy")
         launch = launch_of(self.policy, hub_name(model), self.engine, room)
         return Copies(self.policy, launch, copies, self.devices, node)
+
+
+DRAFTERS = {"vllm": drafts_written, "sglang": sglang_drafts}
+"""Functions that write the keys of drafts, by engine."""
+
+
+def check_blocks(candidate: Candidate, model: ModelSpec) -> None:
+    """Refuse slices of feed-forward layers that cut a weight block, as vLLM and SGLang do when they load them (fp8.py).
+
+    Raises
+    ------
+    InputError
+        Names the width of a slice, and what to change.
+    """
+    start = candidate.start
+    if start is None or candidate.policy not in DRAFTERS:
+        return
+    for ffn in {layer.ffn for layer in model.layers}:
+        if isinstance(ffn, MixtureOfExperts):
+            group, parts = "experts", start.tp * start.dp // start.ep
+        elif isinstance(ffn, FeedForward):
+            group, parts = "ffn", start.tp
+        else:
+            continue
+        if (candidate.dtype or model.numerics.weight_format(group)) == "fp8_block" and ffn.width % (128 * parts):
+            raise InputError(
+                "--tp",
+                f"vLLM and SGLang load no fp8_block weights of width {ffn.width} in {parts} parts: not multiples of "
+                "128; use a smaller --tp or a larger --ep",
+            )
 
 
 def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
