@@ -80,7 +80,8 @@ class ErrorFactor(NamedTuple):
     of: tuple[str, ...] = (STEP, FIRST)
 
 
-def _no_peers(conditions: Conditions) -> float:
+def no_peers(conditions: Conditions) -> float:
+    """Return 1 if a model is cut over devices whose host grants no peer access, else 0."""
     machine = host_of(conditions.deployment.system)
     return float(conditions.deployment.layout.tp > 1 and machine is not None and not machine.link.peer_access)
 
@@ -194,7 +195,7 @@ def _ranks_in_step(conditions: Conditions) -> float:
 EVERY = (STEP, FIRST, POWER, TRAINING)
 FACTORS = (
     ErrorFactor(
-        "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two cards, vLLM 0.8", _no_peers
+        "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two cards, vLLM 0.8", no_peers
     ),
     ErrorFactor(
         "boards with fewer watts", "what lower clocks do to arithmetic, and makers' own limits; Llama-2-70B on four systems of H100 NVL "

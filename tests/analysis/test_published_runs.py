@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,24 @@ def test_a_share_of_points_of_few_systems_says_little() -> None:
 def test_random_prompts_are_ten_requests_for_each_client(tmp_path: Path) -> None:
     path = table(tmp_path, row("concurrency=4", "itl_p50", 7).replace("set,", "inferencex x,", 1))
     assert read_published(path)[0][0].load.requests == 40
+
+
+def test_prompts_of_a_faster_run_are_found_in_the_cache(tmp_path: Path) -> None:
+    """The slower of two runs with equal prompts computes a block of each; a cache that does not hold a run, or a run alone, all of them."""
+    loads = ("rate=8 requests=40", "rate=2 requests=40")
+    fast, slow = (
+        [row(load, f"ttft_{x}", 20).replace(",128,32,", ",4000,32,") for x in ("p50", "p99")] for load in loads
+    )
+    runs, _ = read_published(table(tmp_path, *fast, *slow))
+    (alone,), _ = read_published(table(tmp_path, *slow))
+    other, _ = read_published(table(tmp_path, *fast, *(x.replace(",4000,", ",3999,") for x in slow)))
+    assert [r.again for r in (*runs, alone, *other)] == [False, True, False, False, False]
+    small = replace(runs[1], device="rtx-4090")
+    found, whole, crowded = (replay_published(r).simulated for r in (runs[1], alone, small))
+    assert found["ttft_p99"] < 0.2 * whole["ttft_p99"]  # half of it finds tokens in the front end
+    assert crowded["ttft_p50"] == pytest.approx(
+        replay_published(replace(small, again=False)).simulated["ttft_p50"], rel=0.3
+    )
 
 
 @pytest.mark.parametrize(
