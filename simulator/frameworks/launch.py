@@ -1,11 +1,7 @@
 """How an engine is started: its settings as a file that `engine_file` reads, and as a command line.
 
 Both say the same in the engine's own names (sources: the modules that read the files). What the file
-cannot say is left to options.
-
-How ranks share experts, written in an engine's own keys; the modules that read them have the sources.
-
-What an engine has no key for is left to options, and named by `unsaid`.
+cannot say is left to options, and named by `unsaid`.
 
 Published checkpoints in narrow formats: what an engine loads where it cannot make the format itself.
 """
@@ -70,6 +66,30 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str, modelopt
         f"--dtype {dtype}", f"no checkpoint of {model} in it is known, and {engine} makes none as it "
         "loads; quantise one, and name its folder",
     )  # fmt: skip
+
+
+def over_nodes(engine: str, keys: Mapping[str, Any], nodes: int) -> str:
+    """Return what the start line of each node adds if a replica has several; empty for one.
+
+    Sources: the `ParallelConfig` of vLLM and the `ServerArgs` of SGLang; docs of TensorRT-LLM, `trtllm-llmapi-launch`.
+
+    Examples
+    --------
+    >>> over_nodes("vllm", {"data_parallel_size": 16}, 2)
+    '--data-parallel-size-local 8 --data-parallel-start-rank 8*K --data-parallel-address HOST, and --headless for K > 0'
+    >>> over_nodes("sglang", {}, 2), over_nodes("sglang", {}, 1)
+    ('--nnodes 2 --node-rank K --dist-init-addr HOST:PORT', '')
+    """
+    ranks = keys.get("data_parallel_size", 1)
+    if nodes == 1 or engine == "tensorrt-llm":
+        return "" if nodes == 1 else "trtllm-llmapi-launch before it, under mpirun or srun with a rank for each device"
+    if engine == "sglang":
+        return f"--nnodes {nodes} --node-rank K --dist-init-addr HOST:PORT"
+    if ranks % nodes:
+        return f"--nnodes {nodes} --node-rank K --master-addr HOST, and --headless for K > 0"
+    first = f"{ranks // nodes}*K".removeprefix("1*")
+    at = f"--data-parallel-size-local {ranks // nodes} --data-parallel-start-rank {first} --data-parallel-address HOST"
+    return f"{at}, and --headless for K > 0"
 
 
 def hub_name(model: str) -> str:

@@ -27,7 +27,7 @@ from opbyte.analysis.studies.plan.points import PlanTask
 from opbyte.analysis.studies.plan.trial import Trial
 from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values, hub_name
+from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values, hub_name, over_nodes
 from opbyte.simulator.scenario.build import deployment_of, run_scenario
 
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal", "requests": 120}
@@ -358,6 +358,10 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
         assert ("Qwen3-235B-A22B-FP8" in line) == (dtype == "fp8_block")
         assert "8192" in line
         assert "framework" not in line
+    for dp in (1, 2):  # ranks of a replica on two nodes
+        added = over_nodes(engine, engine_values(engine, Start(1, dp=dp)), 2)
+        assert {word for word in added.split() if word.startswith("--")} <= set(known)
+        assert ("K" in added) == (engine != "tensorrt-llm")
     llama, fp8 = "meta-llama/Llama-3.3-70B-Instruct", engine_values(engine, Start(2, dtype="fp8"))
     assert "nvidia/Llama-3.3-70B-Instruct-FP8" in command_line(engine, llama, fp8, room)
     other = command_line(engine, llama, fp8, replace(room, modelopt=False))  # U7: on ROCm

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....devices.catalog import load_system
+from ....simulator.frameworks.launch import over_nodes
 from ....simulator.frameworks.manifests import manifest
 from ....workloads.errors import InputError
 from ...answers.bases import not_like_for_like
@@ -282,10 +283,14 @@ class Plan(Result):
 
     def _start(self, point: Point) -> str:
         """Return the command that starts a replica."""
-        command = point.candidate.command(self.model, point.room)
+        c = point.candidate
+        command = c.command(self.model, point.room)
         if not command:
             return "Start: no engine's start command supports this layout and policy."
-        return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}"
+        nodes = 1 if c.pools else -(-c.devices // load_system(c.system).device.node_size)
+        more = over_nodes(c.policy, c.engine or {}, nodes)
+        more = more and f"\nOn node K (0 to {nodes - 1}) of a copy add: {more}."
+        return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}{more}"
 
     def _sure(self, point: Point) -> str:
         """Return the devices needed for each probability, and the latencies' intervals, as text."""
