@@ -124,7 +124,13 @@ POINTS: dict[str, HookPoint] = {}
 
 
 def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
-    """Declare a hook point: the decorated function has a signature but no body."""
+    """Declare a hook point: the decorated function has a signature but no body.
+
+    Parameters
+    ----------
+    rule : Combining
+        How the results of several hooks make one result.
+    """
 
     def declare(declared: Callable[..., Any]) -> Any:
         made = POINTS[declared.__name__] = HookPoint(declared, rule)
@@ -134,6 +140,7 @@ def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
         def typing(context: Any, *given: Any) -> Any:
             return made.typing(context, *given)
 
+        # Numba matches arguments by name, so `typing` gets the parameter names of the declared function.
         shape, full_signature = inspect.signature(declared), inspect.signature(typing)
         first = next(iter(full_signature.parameters.values())).replace(name="typing_context")
         named = [first, *shape.parameters.values()]

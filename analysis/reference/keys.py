@@ -81,6 +81,8 @@ def block_name(spec: type[Spec]) -> str:
 
 
 def _keys(spec: type[Spec]) -> Iterator[Key]:
+    # The keys of a block. A key's meaning comes from the first that has one: the table of meanings, the `Attributes`
+    # of the class, the sentences of its docstring that name the key.
     said, listed = sentences(spec.__doc__ or ""), attributes(spec.__doc__ or "")
     for name, field in spec.model_fields.items():
         names = written(name)

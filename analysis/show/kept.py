@@ -103,9 +103,9 @@ NOTHING = Kept()
 
 
 def kept_by(command: str) -> Kept:
-    """The parts of a command with the options that it was given; none where they could be another's.
+    """Return the store of finished parts of a command with its present options.
 
-    They are below ``OPBYTE_CACHE`` or the user's cache folder, which must belong to the caller.
+    The store is below ``OPBYTE_CACHE`` or the user's cache folder. It stores nothing if another user could write there.
     """
     parts = cache_folder("parts")
     if parts is None:

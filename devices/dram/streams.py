@@ -67,7 +67,13 @@ def _key(salt: int, channel: int, seed: int = 1) -> int:
 
 
 def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]:
-    """Return the streams of one channel before its first request."""
+    """Return the streams of one channel before its first request.
+
+    Raises
+    ------
+    InputError
+        A pattern's size is no multiple of an atom, or the pattern does not fit into a channel.
+    """
     from ...workloads.errors import InputError
 
     p, org = run.pattern, memory.organisation
@@ -86,6 +92,7 @@ def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]
     unit = p.X // atom
     out["kind"] = KINDS[p.kind]
     out["other_kind"] = Pattern.RAND if p.kind == "mix" else out["kind"][0]
+    # Addresses and sizes are counted in atoms, the smallest accesses of the memory.
     out["blocks"], out["atom"], out["stride"] = blocks, atom, p.S
     out["chunk"] = max(p.S // atom, 1)
     out["chunks"] = blocks // max(p.S // atom, 1)

@@ -141,11 +141,16 @@ class HostedLinks:
         return out[0], out[4]
 
     def _priced(self, op: Op, inputs: F8) -> F8:
-        """Return seconds, arithmetic, wire and fixed seconds, and the code of the bound; shape (5, n)."""
+        """Return the times on this host, and the code of the bound; shape (5, n).
+
+        The times are those of the op, its arithmetic, its wire and its fixed part [s]. They are the costs in the host's
+        class, or the host's measured times, then changed by the host's hops, multiple and link rate.
+        """
         price = self._by_class(self.base.models[op.kind], inputs)
         seconds, compute, memory, fixed = (price[name] for name in ("seconds", "compute", "memory", "fixed"))
         timed = self._timed(op)
         if timed is not None:
+            # Outside the measured sizes, `at` scales the class's costs: it needs them at the smallest and largest size.
             ends = np.repeat(inputs[:1], 2, axis=0)
             ends[:, 0] = timed.moved[[0, -1]]
             edges = self._by_class(self.base.models[op.kind], ends)["seconds"]

@@ -48,6 +48,7 @@ class WorkLog:
             self._settle()
 
     def _settle(self) -> None:
+        # Process the queued logs. The queue is emptied first, because `add` calls this function too.
         noted, self._noted, self._waiting = self._noted, [], 0
         if noted:
             self.add(np.concatenate(noted))

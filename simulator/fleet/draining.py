@@ -174,7 +174,10 @@ class Drain:
         return cls(nodes, table, spill, nodes.rules.by_load) if plain else None
 
     def step(self, known: int) -> bool:
-        """Release completed requests if there are too many to keep; return whether there are."""
+        """Release completed requests once more than `EXACT` are known; return whether requests are being released.
+
+        Runs with block hashes, labels or sessions keep all requests, because their results need each of them.
+        """
         table = self.table
         if table.hash_ids or table.labels is not None or len(table.session):
             return False
@@ -185,7 +188,7 @@ class Drain:
                 file = open(self.spill, "r+b") if self.spill else tempfile.TemporaryFile()  # noqa: SIM115
             self.drained = Drained(file=file)
             self.nodes.take_logs()
-            for node in nodes:  # a log of all stretches is one of the run's beginning
+            for node in nodes:  # the logs until now cover only the beginning of the run
                 node.engine.take_log(Status.REACHED)
                 node.engine.keep_log = False
         if self.drained is not None:

@@ -85,6 +85,7 @@ def mistral_large4(config: Config) -> ModelSpec:
     if isinstance(pattern, str) and not config.has("indexer_types"):
         config = config.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
     index = indexer_of(config)
+    # A layer without rope has the same head width, all of it without positions.
     plain = replace(base, nope_dim=base.nope_dim + base.rope_dim, rope_dim=0)
 
     def mixer(i: int, runs: bool) -> SparseLatentAttention:

@@ -79,12 +79,16 @@ def roomier_drafts(drafts: DraftState, have: int, size: int) -> DraftState:
 
 
 def with_requests(drafts: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
-    """Append requests behind `have` others; capacity doubles, so that appending is linear.
+    """Append requests to the first `have`; return the state, copied to twice the capacity if it was full.
 
     Parameters
     ----------
+    have : int
+        Requests in `drafts` so far.
+    ids : int64 array, shape (n,)
+        Numbers of the new requests.
     rates : float64 array, shape (n, K), optional
-        Chances of each request, where each has its own.
+        Acceptance probability of each draft position, if requests have individual ones.
     """
     new = have + len(ids)
     if new > len(drafts.rows):

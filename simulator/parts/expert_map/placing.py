@@ -106,9 +106,9 @@ class ExpertPlacing:
 
 
 def expert_placing(policy: str | None, redundant: int | None, rule: str | None) -> ExpertPlacing | None:
-    """What options say; None where they say nothing.
+    """Return the expert placement that the options describe, or None without such options.
 
-    Copies without a policy are placed by ``balanced``; a rule without copies has no effect.
+    Redundant experts without a policy are placed by ``balanced``. A dispatch rule acts only on redundant experts.
 
     Raises
     ------

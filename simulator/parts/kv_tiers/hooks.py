@@ -126,6 +126,7 @@ def until_full(tiers: TierState, state: State, limits: Limits, kv_rules: KvRules
 @compiled_code
 def move_back(tiers: TierState, state: State, experts_s: float, start: float) -> None:
     """Delay the transfers that were on the host link at `start` [s] by the time that expert loads have used the link since."""
+    # `experts_s` is a running total, so its growth is the link time of the loads since the last call.
     later, tiers.seconds[0].experts = experts_s - tiers.seconds[0].experts, experts_s
     if later <= 0.0 or tiers.host < 0:
         return

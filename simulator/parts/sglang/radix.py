@@ -50,9 +50,9 @@ class Tree(NamedTuple):
 
 
 def new_tree(ranks: int, pages: int) -> Tree:
-    """Return empty trees over `pages` free pages per rank.
+    """Return one empty prefix tree per rank, over `pages` free pages each.
 
-    A node has a page at least, so there are never more nodes; memory that no node has used is not taken.
+    Every node has at least one page, so `pages` bounds the number of nodes. The arrays of unused nodes take no memory.
     """
     size = pages + 2
     tops = records(ranks, TOP)
