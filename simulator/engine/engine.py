@@ -45,21 +45,21 @@ class Engine:
     Attributes
     ----------
     deployment, policy
-        What runs, and how it is batched.
+        The deployed model, and the batching policy.
     keep_log : bool
         Keep the log of fast-forwarded steps (stages.csv).
     cache : CacheSettings
-        How the KV cache is set up.
+        Settings of the KV cache.
     keep_plans : bool
-        Keep every plan (`plans`); steps then run one by one. Of one rank.
+        Keep every plan (`plans`) of an engine with one rank; steps then run one by one.
     seed : int
         Seed of the samples of requests: accepted drafts.
     most_plans : int or None
-        How many of the first ones to keep; all of them if not given.
+        Number of plans to keep, from the first on; None: all.
     given : mapping of str to object
-        What a run has given parts of the engine, by their names.
+        Data of the run for the engine's parts, by name of the part.
     clone : Engine, optional
-        Another engine of the same deployment and policy, which has been lowered; both have one histogram.
+        Another engine of the same deployment and policy: its lowered model is used again, and its histogram is shared.
     among : int
         See `WorkLog`.
     """
@@ -133,7 +133,7 @@ class Engine:
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
         scheduler, overlap = None, False
-        if rules is not None and blocks:  # which number pages themselves
+        if rules is not None and blocks:  # these schedulers number the pages themselves
             scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
             most, overlap = rules.most(most, stages), rules.overlap and stages == 1
         rows = ranks, most, moments, self.kv.capacity, blocks, self.step_totals.busy.shape[1] - 1
@@ -170,7 +170,7 @@ class Engine:
                 self.model = Lowered(self.plan, self.step_totals)
                 self._costs = costs_of(self.model)
             if self._hooks is None:
-                self._brought = self._brings()  # alive: known by their addresses
+                self._brought = self._brings()  # kept here, because compiled code has only their addresses
                 self._hooks = hooks_of(self._brought, self.state, self.limits, self.kv)
             state = self.state._replace(costs=self._costs, hooks=self._hooks)
             self._loop, self._made_of = EngineArrays(self.limits, self.kv, state), self.state
@@ -247,7 +247,7 @@ class Engine:
         CapacityError
             A request whose KV cache could never fit, even on an idle engine.
         InputError
-            Prefix hashes that blocks of this size cut.
+            The block size does not divide the tokens of a prefix hash.
         """
         spare = self.limits.spare
         if "scheduler" in self.parts and self.policy.rules is not None:
@@ -331,13 +331,13 @@ class Engine:
         Parameters
         ----------
         block : RequestBlock
-            Requests, checked and made room for; their output counts all tokens, those generated before too.
+            Checked requests, after `widen`; their output tokens include those generated before.
         generated : int
-            Tokens generated so far; they are part of what must be in the cache.
+            Tokens generated so far; the cache must contain them like the prompt.
         cached : int or int64 array, shape (n,)
-            Tokens whose KV cache comes along; the rest is computed again.
+            Tokens whose KV cache is transferred with the request; the rest is computed again.
         first_s, last_s : float or float64 array, shape (n,)
-            When their first and their latest tokens came [s].
+            Times of their first and their latest tokens [s].
         """
         first = self.submitted
         self.add(block, not generated)
@@ -345,7 +345,7 @@ class Engine:
         if generated:
             requests = self.state.requests
             requests.generated[rows], requests.cached[rows] = generated, cached
-            # The latest token is the next step's input: its own keys and values come then.
+            # The latest token is the next step's input, which computes its keys and values.
             requests.target[rows] = requests.input[rows] + generated - (np.asarray(cached) > 0)
             requests.first[rows], requests.last[rows] = first_s, last_s
         return first

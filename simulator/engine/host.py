@@ -1,13 +1,13 @@
 """The host of the devices: what it does for every step, and how it starts their kernels.
 
-While the devices compute a step, a serving engine's processes schedule the next one, prepare its inputs, and hand out
-tokens. With asynchronous scheduling only what takes longer than the devices is seen; otherwise the devices wait for all
-of it. Kernels that no CUDA graph holds are launched one by one from Python, while those before them run: such a step ends when
+A serving engine's processes schedule each step, prepare its inputs, and return its tokens. With asynchronous scheduling
+they do this while the devices compute, and a step takes the longer of the two times. Otherwise the devices wait for the host.
+Kernels outside CUDA graphs are launched one by one from Python, while earlier kernels run: such a step ends when
 the slower of host and devices has finished. docs/engine-files.md#host has the rules, with their sources.
 
-A request also spends time outside all steps: connection and HTTP, the queues between processes, text of its tokens, and the way
-of each chunk back. It delays what the client sees, not the engine. Its prompt first passes the server's front end, which prepares one
-request after another (`FrontEnd`): requests that come at once queue there, and reach the engine one by one.
+A request also spends time outside all steps: connection and HTTP, the queues between processes, detokenisation, and the transfer of
+each chunk to the client. This time delays what the client sees, not the engine. A prompt first passes the server's front end, which prepares
+one request after another (`FrontEnd`): requests that arrive together queue there, and reach the engine one by one.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.records import named, records
 
 LAUNCH_S = 35e-6
-"""Seconds of one kernel launch from Python (`step.launches`), for all engines; docs/engine-files.md#host names its fit."""
+"""Time of one kernel launch from Python (`step.launches`) [s], for all engines; docs/engine-files.md#host names its fit."""
 
 SYNC_GAP_S = 0.5e-3
 """Host time added to a step of vLLM from 0.11 on that is scheduled after the tokens of the last one were read [s]: by default up to 0.13
-(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources, each without the other: 0.5 ms has the least
+(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources that were evaluated separately: 0.5 ms has the least
 median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
 missing."""
 
 OUTSIDE_S = 6.0e-3
-"""Seconds that a request spends outside the steps and the front end: the median of what the mean TTFT of dense models
-lacks in $OPBYTE_DATA/serving_h100 (vLLM 0.15.1, Poisson arrivals, 7.4 ms), less 600 tokens of a prompt (`TOKEN_S`). One client's 95th
-percentiles under vLLM 0.30 (silybench) lack 6.4 ms of 128 tokens, 8.6 of 1,024: 6.1 and 6.2 without the tokens. Assumed of other frameworks too, whose servers do the same work."""
+"""Time that a request spends outside the steps and the front end [s]. Without it, predicted mean TTFTs of dense models are too short by 7.4 ms
+(median; $OPBYTE_DATA/serving_h100, vLLM 0.15.1, Poisson arrivals), of which 600 prompt tokens are subtracted (`TOKEN_S`). One client's 95th percentiles
+under vLLM 0.30 (silybench) are too short by 6.4 ms with 128 tokens and by 8.6 ms with 1,024: 6.1 and 6.2 ms without the tokens. The same value is assumed for
+other frameworks, whose servers do the same work."""
 
 
 TOKEN_S = 2.3e-6
-"""Seconds to find one of a prompt's random tokens. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
+"""Time to tokenize one token of a random prompt [s]. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
 takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
 a DGX H100's does (10.7, github.com/vllm-project/vllm/issues/19012). English takes 0.8 us a token."""
 
 
 HTTP_S = 0.85e-3
-"""Seconds of a request in the HTTP stacks of the client and the server, part of `OUTSIDE_S`: 0.51 ms of aiohttp with a session for each
+"""Time of a request in the HTTP stacks of the client and the server [s], part of `OUTSIDE_S`: 0.51 ms of aiohttp with a session for each
 request, as ``vllm bench serve`` and ``sglang.bench_serving`` open one, and 0.34 of uvicorn, FastAPI and pydantic. Measured as CPU time of
 both processes on a Xeon, five times 1,000 streamed chats at once (0.33 to 0.36 and 0.48 to 0.57 ms), without an engine."""
 
@@ -59,7 +60,7 @@ class FrontEnd(NamedTuple):
     request_s: float = 0.0  # of each request: its chat template
     token_s: float = 0.0  # of each token of its prompt
     why: str = ""  # source of `request_s`
-    http_s: float = 0.0  # of each request: HTTP and what its body becomes
+    http_s: float = 0.0  # of each request: HTTP, and parsing its body
 
     @property
     def round_s(self) -> float:
@@ -85,7 +86,7 @@ def idle_front(front: FrontEnd) -> npt.NDArray[Any]:
 def _delay(requests: npt.NDArray[Any], stop: int, members: int, times: tuple[float, float, float]) -> None:
     """Delay the arrival of the last `members` requests before row `stop`; `times` is (first arrival, last arrival, delay) [s].
 
-    Requests that do not pass the front end may stand between members of a round.
+    Rows of requests that do not pass the front end may be between those of a round; their arrivals are not changed.
     """
     row, (least, most, later_s) = stop - 1, times
     while members > 0 and row >= 0:
@@ -110,7 +111,7 @@ def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], first: int, t
         return
     while row < stop:
         members, from_s = f.members, max(f.before_s, f.loop_s)
-        if requests[row].arrival > f.begin_s or f.request_s == 0.0:  # not of the round that begins last
+        if requests[row].arrival > f.begin_s or f.request_s == 0.0:  # not in the latest round
             f.begin_s = f.loop_s = max(requests[row].arrival, f.loop_s)
             f.before_s, f.members, members = f.idle_s, 0, 0
         end = row + 1
@@ -136,23 +137,23 @@ def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: n
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Seconds of the host; none by default.
+    """Times of the host [s]; 0 by default.
 
     Both measured runs of docs/measured-servers.md, with steps of 16 ms and more under asynchronous
-    scheduling, show none.
+    scheduling, show no host time.
 
     Attributes
     ----------
     step_s, sequence_s : float
-        For every step, and for every sequence in it.
+        Time for every step, and for every sequence of a rank in it.
     launch_s : float
-        Of one launch from Python; see `step.launches` for how many a step has.
+        Time of one launch from Python; `step.launches` counts the launches of a step.
     request_s : float
-        What a request spends outside all steps, until its first token is seen and until its last.
+        Time of a request outside all steps: the client sees the first and the last token this much later.
     gap_s : float
         Time that the devices wait between two steps, even with asynchronous scheduling.
     sync_s : float
-        The same, only where a step is scheduled after the tokens of the last one were read.
+        The same, only if a step is scheduled after the tokens of the previous step were read.
     front : FrontEnd
         The server's front end, which prepares requests.
     why : str
@@ -177,14 +178,14 @@ class HostDelay(NamedTuple):
 
     step_s: float
     sequence_s: float
-    decoding_s: float  # all launches of a decode step that is no captured graph
-    hidden: bool  # behind the devices' work
+    decoding_s: float  # all launches of a decode step without a captured graph
+    hidden: bool  # whether the host works while the devices compute
     gap_s: float = 0.0
     prompting_s: float = 0.0  # all launches of a step with prompts
-    pieces_s: float = 0.0  # those of one that replays a graph in pieces
+    pieces_s: float = 0.0  # all launches of a step with prompts that replays piecewise graphs
     pieces: int = 0  # most tokens of a rank in such a step
-    captured: int = 0  # most tokens of a rank in a decode step that is a captured graph
-    mixed_s: float = 0.0  # devices' time that a decode adds to a step with prompts, see `step.launches.mixed_seconds`
+    captured: int = 0  # most tokens of a rank in a decode step with a captured graph
+    mixed_s: float = 0.0  # device time that each decode adds to a step with prompts, see `step.launches.mixed_seconds`
 
 
 @compiled_part

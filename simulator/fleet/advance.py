@@ -35,8 +35,8 @@ from the router's (or `ASKED`). Time until which it is idle [s]; KV bytes of one
 their total; time of the last transfer, and seconds of transfers on all its ports."""
 
 TURN = named("node goal rests logged ahead changed", "until limit")
-"""The engine that is under way (-1: none), and at how many completions it stops; whether engines rest where they know
-of no more requests; rows of `Engines.log` that are taken; whether engines are left behind while
+"""The engine that is under way (-1: none), and at how many completions it stops; whether engines stop before
+the first step that an unknown request might change; rows of `Engines.log` in use; whether engines are left behind while
 nothing happens on them that others could see; how many are in `Engines.changed`; up to when it runs, and all of them."""
 
 
@@ -46,13 +46,13 @@ class Engines(NamedTuple):
 
     loops: I8  # [N] address of the `EngineArrays` of each
     runs: I8  # [N] and of the code of `loop.run` for it
-    takes: I8  # [N] and of `deals.take_in`
+    takes: I8  # [N] and of `assignment.take_in`
     faces: I8  # [N] and of its `Face`
     like: Face  # any of them
     own: npt.NDArray[Any]  # [N] of `OWN`
     busy: Line  # engines that wait for their turn
     turn: npt.NDArray[Any]  # [1] of `TURN`
-    first: int  # engines that requests arrive at; the others go on with them
+    first: int  # number of engines that requests arrive at; the others are decode nodes
     changed: I8  # [N] those whose loads are not what the router knows
     # [rows, 1 + columns] stretches of engines whose logs were full: the engine's number, and a row of `State.log`
     log: F8

@@ -34,16 +34,16 @@ class Arrivals:
     assigner: Assigner
     clock: Clock
     blocks: Iterator[RequestBlock]  # the stream
-    clients: int | None  # those of a closed loop
-    # whether failures may let prompts be computed again, with what has been generated
+    clients: int | None  # of a closed loop
+    # whether a failure may requeue a request, whose prompt and generated tokens are then computed again
     again: bool = False
-    # take in what blocks say of requests besides
+    # functions that read further data of a block's requests
     readers: Sequence[Callable[[RequestBlock], None]] = ()
-    # lets go of what has completed, before each block, once so many requests are known
+    # releases completed requests before each block: takes the number of known requests, returns whether it releases any
     drain: Callable[[int], bool] | None = None
-    cut: Cut = field(default_factory=Cut)  # of whose replicas these are, and how many all are
-    replicas: int = 1
-    known: int = 0  # requests of the stream so far, those of other groups too
+    cut: Cut = field(default_factory=Cut)  # the simulated group of replicas
+    replicas: int = 1  # in all groups
+    known: int = 0  # requests of the stream so far, including those of other groups
     _ahead: RequestBlock | None = field(init=False)  # the next block
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Arrivals:
         """Add a block to the request table; refuse requests that exceed a node's capacity."""
         nodes = self.clock
         first = nodes.entry[0].engine
-        if nodes.decode and not self.again:  # of two pools the first holds prompts alone
+        if nodes.decode and not self.again:  # a prefill node stores a request's prompt and one token
             first.check(replace(block, output_tokens=np.ones_like(block.output_tokens)))
         else:
             first.check(block)

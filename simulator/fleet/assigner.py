@@ -18,8 +18,8 @@ from .routers import Load, Route
 
 MAX_RESTARTS = 100
 """Largest number of failures that one request may meet. If replicas fail more often than they complete a
-request, no request ever ends; with a mean time between failures equal to the service time, a request
-outlives its replica with probability 1/e, and meets 100 failures in a row with 1e-20."""
+request, no request ever ends. If the mean time between failures equals the service time, a request completes before
+a failure with probability 1/e, and meets 100 failures in a row with probability 1e-20."""
 
 
 def check_restarts(request: int, failures: int) -> None:
@@ -39,13 +39,13 @@ class Assigner:
     table: RequestTable
     clock: Clock
     route: Route  # chooses a node
-    # what requests pass before they are admitted: takes a row and the time
+    # stage before the router: takes a row and the time [s]
     entrance: Callable[[int, float], None] | None = None
-    # is told of each request that has been given to a node
+    # called with each request that has been submitted to a node
     told: Callable[[Node, int], None] | None = None
-    # whether a request that arrives is let in at all: takes a row and the time
+    # admission control, whether an arriving request is accepted: takes a row and the time [s]
     door: Callable[[int, float], bool] | None = None
-    # how often each request has been put back because of a failure
+    # number of failures that have requeued each request
     restarts: Counter[int] = field(default_factory=Counter)
 
     def arrive(self, row: int, now: float) -> None:
@@ -62,7 +62,7 @@ class Assigner:
         Raises
         ------
         InputError
-            A request that has met too many.
+            More than `MAX_RESTARTS` failures have requeued a request.
         """
         arrival, ids = self.table.arrival_s, self.table.id
         for row in rows:

@@ -71,7 +71,7 @@ class Columns(NamedTuple):
     last_s: F8
     session: I8  # empty without sessions
     think_s: F8
-    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty if requests have no hashes
     pieces: I8
 
 
@@ -79,27 +79,27 @@ class Columns(NamedTuple):
 class Between(NamedTuple):
     """Prefill and decode pools with N engines in total and at most R ranks, and the KV transfer link between them."""
 
-    first: KvRules  # of a node of the first pool
-    second: KvRules
-    whole: KvRules  # what all devices of a rank of the second one get, one tensor-parallel device's part of it
-    wide: int  # of so many such devices
-    ready: Ring  # requests whose caches wait to leave
+    first: KvRules  # of a node of the prefill pool
+    second: KvRules  # of a node of the decode pool
+    whole: KvRules  # of one device of every pipeline stage of a decode rank, see `kv.rank_rules`
+    wide: int  # tensor-parallel degree of the decode pool
+    ready: Ring  # requests whose caches wait for transfer
     links: npt.NDArray[Any]  # [2 N + 1] of `LINK` (kv_transfer): out of each node, into each, and one without a limit
     flows: npt.NDArray[Any]  # [writers + caches] of its `FLOW`
     shared: npt.NDArray[Any]  # [1] of its `SHARED`
     trips: npt.NDArray[Any]  # [requests] of `TRIP`
-    stamps: F8  # [requests, 2] when its cache left and when it was there; NaN until it is
+    stamps: F8  # [requests, 2] start and end of the KV transfer [s]; NaN before the end
     lanes: I8  # [N] devices of a rank
     ranks: I8  # [N]
-    places: int  # sequences of a node of the second pool
+    places: int  # limit of sequences of a decode node
     layers: int
     writers: int  # ranks that write to a tier over the same ports, the first flows
     reserve: bool
-    by_layer: bool  # whether a layer's cache leaves as soon as the prompt has passed it
+    by_layer: bool  # whether a layer's cache is transferred as soon as the layer has computed the prompt
     bandwidth: float
     latency: float
-    tier: int  # that nodes of the first pool write to over the same ports; -1: none
-    exchanges: bool  # whether those of the second one exchange with experts apart over them
+    tier: int  # KV tier that prefill nodes write to over the same ports; -1: none
+    exchanges: bool  # whether decode nodes exchange tokens with disaggregated experts over the same ports
 
 
 @by_address
@@ -137,25 +137,25 @@ class RunEvents(NamedTuple):
 
     fleet: Engines
     rows: Columns
-    own: npt.NDArray[Any]  # [N] of `level.OWN`
+    own: npt.NDArray[Any]  # [N] of `advance.OWN`
     able: I8  # [N] engines that the router may choose from
-    loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`, as it sees those
+    loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`: loads of these engines, as the router sees them
     least: (
         I8  # [2 M, M a power of two from N on] the least loaded engine of each half, as `route_rules.settle` keeps it
     )
-    returns: Line  # engines on which requests have completed by a step that has yet to end
+    returns: Line  # engines on which requests complete with the step in progress
     events: Heap
-    door: Ring  # requests that have come and pass what is before the router
-    gate: Ring  # those that wait to be dealt
+    door: Ring  # arrived requests that wait for the stage before the router
+    gate: Ring  # requests that wait for assignment
     waits: Waits
     homes: I8  # [sessions] engine of a session's latest request; -1
     at: npt.NDArray[Any]  # [1] of `AT`
-    recall: Recall  # of no requests where the router's rule asks for no prompts
+    recall: Recall  # empty if the router does not use prompts
 
 
 @compiled_part
 def at_time(play: RunEvents, time: float, what: int) -> None:
-    """Schedule an event at a time."""
+    """Schedule event `what` at `time` [s], at the earliest now."""
     at = play.at[0]
     push(play.events, at.now + max(time - at.now, 0.0), at.events, what)
     at.events += 1
@@ -322,7 +322,7 @@ def give(play: RunEvents, rules: FleetRules) -> int:
     if play.own[n].given:
         return GIVE
     last = play.rows.output_tokens[row]
-    if n < play.fleet.first and two_pools(rules) and at.cached == 0:  # the first one brings forth the next token only
+    if n < play.fleet.first and two_pools(rules) and at.cached == 0:  # a prefill node generates only the next token
         last = play.rows.generated[row] + 1
     arrival = float(max(play.rows.arrival_s[row], at.then))
     if called_at(play.fleet.takes[n], play.fleet.loops[n], (play.rows, row, arrival, last, at.cached)) == 0:

@@ -55,7 +55,7 @@ class Clock:
     entry, decode : list of Node
         Nodes that requests arrive at, and those that go on after the first token.
     report : callable or None
-        Called every now and then.
+        Called after compiled code has returned; prints progress.
     """
 
     table: RequestTable
@@ -63,17 +63,17 @@ class Clock:
     decode: list[Node]
     rules: FleetRules
     link: KvLink | None
-    prefixes: bool = False  # whether the router asks what nodes were sent of a prompt before
-    log_rows: int = 0  # stretches that are told of together
+    prefixes: bool = False  # whether the router uses how much of a prompt each node was sent before
+    log_rows: int = 0  # rows of the log that all engines share
     report: Callable[[], None] | None = None
     all: list[Node] = field(init=False)  # entry nodes and decode nodes, in order of their index
     play: RunEvents = field(init=False)
-    stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced
+    stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced, see `refresh`
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     _number: int = 0  # of calls so far
     _kept: dict[int, tuple[EngineArrays, Face]] = field(default_factory=dict)
     _codes: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # of `run` and `take_in`, by kind of engine
-    _names: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
+    _names: dict[Hashable, int] = field(default_factory=dict)  # numbers of a trace's hashes
     _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     _hashes: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
@@ -169,7 +169,7 @@ class Clock:
         self.at.last, p = rows.stop, self.play
         if self.rules.clients and not len(self.table.session):
             came = self.table.arrival_s[rows.start : rows.stop]
-            came[came == 0.0] = np.inf  # until a client sends it
+            came[came == 0.0] = np.inf  # unknown until a client sends the request
         if self.rules.in_blocks:
             self.at.next = rows.stop
             self.play = p._replace(rows=self._rows())
@@ -249,11 +249,11 @@ class Clock:
 
     @property
     def rests(self) -> bool:
-        """Return whether engines stop where they know of no more requests, see `growing`."""
+        """Return whether engines stop before the first step that an unknown request might change, see `growing`."""
         return bool(self.play.fleet.turn[0].rests)
 
     def let_rest(self, rests: bool) -> None:
-        """Set whether engines stop where they know of no more requests, and schedule all engines."""
+        """Set whether engines stop before the first step that an unknown request might change; schedule all engines."""
         self.play.fleet.turn[0].rests = int(rests)
         for node in self.all:
             node.wake()
@@ -263,7 +263,7 @@ class Clock:
         self.play.fleet.turn[0].node = -1
 
     def make_room(self, node: Node) -> None:
-        """Enlarge an engine's request arrays four times; unused rows cost addresses, not memory."""
+        """Enlarge an engine's request arrays to four times their size; unused rows cost addresses, not memory."""
         engine = node.engine
         engine.stock()
         size, have = 4 * max(len(engine.state.requests), FEWEST_ROWS), engine.submitted

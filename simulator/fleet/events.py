@@ -238,7 +238,7 @@ def send(play: RunEvents, rules: FleetRules) -> int:
 
 @compiled_part
 def ask_for_block(play: RunEvents, rules: FleetRules) -> int:
-    """Call `follow_up` at once if the caller assigns requests."""
+    """Replace `follow_up` in runs without other events: return `BLOCK` if the next block of requests is due."""
     if play.at[0].awake:
         return BLOCK
     play.at[0].phase = BRINGING
@@ -270,7 +270,7 @@ def follow_up(play: RunEvents, rules: FleetRules) -> int:
 
 @compiled_part
 def next_arrivals(play: RunEvents, rules: FleetRules) -> int:
-    """Take the next event if all events are arrivals (`happen`)."""
+    """Replace `happen` in runs without other events: the next event is an arrival."""
     at = play.at[0]
     at.now, at.phase, at.awake = play.events.time[0], GIVING, 1
     drop_first(play.events)
@@ -287,7 +287,7 @@ def happen(play: RunEvents, rules: FleetRules) -> int:
     if kind == ARRIVALS:
         at.awake = at.due = 1
     elif kind == COMPLETIONS:
-        if play.own[number].halted:  # it has not failed since
+        if play.own[number].halted:  # the engine has not failed since
             at.node = number
     elif kind == FOLLOWS:
         at.to_come -= 1
@@ -344,7 +344,7 @@ def run_events(play: RunEvents, rules: FleetRules) -> int:
     Returns
     -------
     int
-        `Status.REACHED` at the end, what the caller is to do, or what an engine under way returned.
+        `Status.REACHED` at the end; otherwise the reason why the caller must act, or the status that an engine returned.
     """
     at, fleet, events = play.at[0], play.fleet, play.events
     wake_all(fleet)

@@ -35,9 +35,9 @@ class Cut:
     Attributes
     ----------
     number, of : int
-        Which of how many.
+        Number of this group, from 0, and number of all groups.
     spill : str or None
-        File of requests if memory does not keep all, "" for a temporary one; None: not requested.
+        File for the records of released requests, "" for a temporary file; None: the records are not written.
     """
 
     number: int = 0
@@ -51,7 +51,7 @@ class Cut:
         return range(self.number * count // self.of, (self.number + 1) * count // self.of)
 
     def part(self, block: RequestBlock, known: int, count: int) -> RequestBlock:
-        """Return the requests of a block, after `known` others, that are assigned to the group."""
+        """Return the requests of a block that are assigned to the group; `known` requests precede the block, `count` replicas serve all."""
         if self.of == 1:
             return block
         turn, assigned = np.arange(known, known + len(block)) % count, self.replicas(count)

@@ -1,8 +1,8 @@
 """Growing runs of one stream: each has more requests than the one before, and its beginning is simulated once.
 
 With round-robin routing engines are independent of each other and of later requests. Each engine stops before the first
-step that an unknown request might change; a copy of all runs to its end, which is bit-identical to the shorter run, and
-the next run continues from the stop.
+step that an unknown request might change. A copy of all engines then runs to its end: its result is bit-identical to the
+shorter run. The next, longer run continues the engines themselves from their stop.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def twin_of(driver: Driver) -> Driver:
     memo[id(clock._kept)] = {}
     clone = deepcopy(driver, memo)
     for node in clone.clock.all:
-        node.engine._hooks = None  # it has the addresses of the other's states
-    clone.clock.play = clone.clock.play._replace()  # the copy is written down where the other's arrays are
+        node.engine._hooks = None  # it has the addresses of the original's states
+    clone.clock.play = clone.clock.play._replace()  # a new tuple: the copied one may refer to the original's arrays
     for n, node in enumerate(clone.clock.all):
         node.join(clone.clock.play.fleet.own[n], clone.clock.stale)
     return clone

@@ -44,19 +44,20 @@ class StepTotals(NamedTuple):
     cells: Records  # [R, S] of `CELL`
     share: F8  # [P, NUM_SHARE]
     queue: Records  # [E] of `SPACE`
-    scratch: Scratch  # of the draws
+    scratch: Scratch  # of the sampled expert loads
     loads: I8  # [E]
-    placed: I8  # [J] loads of slots, where experts are placed
+    placed: I8  # [J] loads of expert slots; empty without an expert map
     contexts: F8  # [B] keys of a rank's decodes
     prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
     spread: Records  # [R] of `SPREAD`, see `engine.counting.set_uneven`
-    busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry. Behind
-    # them those of devices that hold experts, and their energy
+    # [2, P+1] device-seconds of each processor and of links: now, and at the last log entry. More columns: the same of
+    # separate expert devices, and their energy [J]
+    busy: F8
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     least: F8  # [1] seconds that no step of the latest batch falls below, however its contexts grow; 0 where unknown
-    workspace: Any = None  # None where nothing overlaps
-    aside: Any = None  # devices that hold experts; None where those that attend do
+    workspace: Any = None  # of overlapping tasks; None if nothing overlaps
+    aside: Any = None  # totals of separate expert devices; None without them
     cache_state: Any = None  # expert caches; None without any
 
 
