@@ -22,11 +22,11 @@ class BreakEven:
     Attributes
     ----------
     ridge_op_per_byte : float
-        Of the nominal roofs [FLOP/B].
+        Ridge point of the nominal roofs [FLOP/B].
     tokens : float or None
-        Including activations that share the weights' path; None if their traffic keeps the processor memory-bound.
+        Tokens of the expert, with activations that share the weights' path; None if their traffic keeps the processor memory-bound.
     weights_only_tokens : float
-        Without them.
+        Tokens of the expert if activations cause no traffic.
     """
 
     processor: str

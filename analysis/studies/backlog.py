@@ -34,11 +34,11 @@ from ...workloads.requests.classes import without_bounds
 
 F8 = npt.NDArray[np.float64]
 ROUNDS, FEWEST, MOST = 14, 2000, 120_000
-"""Rounds of a closed loop's clients in its first run, and its requests at least and at most."""
+"""Requests per client in the first run of a closed loop, and limits of the number of its requests."""
 BOUND_ROUNDS = 2
-"""Rounds of the loop that gives a lower bound of the rate."""
+"""Requests per client of the loop that gives a lower bound of the rate."""
 NARROW = 0.02
-"""Half of the rate's 95 % interval from which no longer run is needed."""
+"""Half-width of the rate's 95 % interval, as a fraction, at which the run is long enough."""
 OVER, SPARE = 1.1, 2.0
 """Clients of an engine, as multiples of the sequences allowed, or of those whose KV caches fit: some always wait."""
 LONGER = 2.5
@@ -46,23 +46,23 @@ LONGER = 2.5
 model and system (200,000 requests at 0.9 or 0.95 of the full rate) requests waited behind a full cache. The quotient is
 0.2 to 1.7, and 2.6 in one (llama-2-7b, seed 0; 0.4 to 1.0 with three other seeds). Without llama-2-7b it is at most 1.5."""
 SAMPLES, BATCHES = 1800, 30
-"""Times of a run at which the requests in service are counted, and batches that say how long a count lasts."""
+"""Times of a run at which the requests in service are counted, and batches that estimate for how long counts are correlated."""
 SKEW = 3.0
-"""How many times as often as a normal number one with the skew of lognormal lengths is far out (0.2 to 0.4)."""
+"""Probability of large values with the skew of lognormal lengths (0.2 to 0.4), relative to a normal distribution."""
 STAYS = 5.0
-"""Times in service for which the number of tokens in service remembers itself at least: the integral of its
-autocorrelation in the same runs is 4.5 to 23."""
+"""Least correlation time of the number of tokens in service, in service times: the integral of its autocorrelation in the
+same runs is 4.5 to 23."""
 NOT_ALL = 0.9
 """Share of the sequences allowed below which the KV cache limits an engine."""
 RARELY = 1e-3
-"""Share of time that makes no difference to any latency."""
+"""Share of time below which waits have no effect on any latency."""
 LENGTHS = 65_536
-"""Requests whose mean length is the workload's."""
+"""Requests that are read to find the workload's mean lengths."""
 TIMING = (
     "rate", "rate_scale", "mean_rate", "rate_profile", "since", "warmup", "stop", "cv", "spread", "duration",
     "router", "replicas", "autoscale", "fail", "mtbf", "repair",
 )  # fmt: skip
-"""Options of an open loop, or of several replicas."""
+"""Options of an open loop or of several replicas, which the closed loop does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class FullRate:
     Attributes
     ----------
     per_s : float
-        Requests per second; of sessions, those that begin.
+        Requests per second; with sessions, sessions that begin per second.
     half_width : float
         Half of its 95 % interval, as a fraction.
     variance : float
         Variance of the number of completions in a long time over its mean.
     engines : int
-        Queues that it is made of.
+        Engines, each with one queue.
     holds : (float, float) or None
-        Tokens and requests in service in a full replica, one standard deviation below their means; None of pools,
-        where requests wait between them.
+        Tokens and requests in service in a full replica, one standard deviation below their means; None for two
+        pools, where requests also wait between the pools.
     asked : Scenario
         The closed loop that measured it, of one replica.
     bound : bool
@@ -123,9 +123,9 @@ class _Loop:
     Attributes
     ----------
     asked : Scenario
-        Without the number of requests.
+        Scenario of the loop, without the number of requests.
     made : Made or None
-        What it is deployed as; None of pools.
+        Deployment and settings of its engines; None for two pools.
     block : RequestBlock
         Requests of the workload's mean lengths.
     clients, places, engines, replicas : int
@@ -156,7 +156,7 @@ class _Loop:
         return run_scenario(self.asked.changed(requests=count), made=self.made)
 
     def thinking(self) -> _Loop:
-        """Return the loop with one client more for each user who thinks at a time."""
+        """Return the loop with additional clients: the mean number of users who think at the same time."""
         busy = replace(self, asked=self.asked.changed(think=0.0)).run(max(BOUND_ROUNDS * self.clients, FEWEST))
         users = len(busy.requests) / busy.makespan_s * (self.asked.workload.think or 0.0)
         clients = self.clients + int(users)
@@ -164,7 +164,7 @@ class _Loop:
 
 
 def _loop_of(asked: Scenario, made: Made | None) -> _Loop | None:
-    """Return the loop of a scenario; None where requests of a trace follow each other."""
+    """Return the loop of a scenario; None if requests of a trace depend on each other."""
     changes: dict[str, Any] = dict.fromkeys(TIMING)
     changes["fail"] = ()
     if asked.workload.classes is not None:  # a closed loop rejects nobody
@@ -191,7 +191,7 @@ def full_rate(asked: Scenario, made: Made | None = None) -> FullRate | None:
     Returns
     -------
     FullRate or None
-        None where requests of a trace follow each other, or it is too short to fill an engine.
+        None if requests of a trace depend on each other, or if the trace is too short to fill an engine.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def full_rate(asked: Scenario, made: Made | None = None) -> FullRate | None:
     loop = _loop_of(asked, made)
     if loop is None:
         return None
-    if asked.workload.think:  # those who think are in no engine
+    if asked.workload.think:  # users who think have no request in an engine
         loop = loop.thinking()
     count = max(ROUNDS * loop.clients, FEWEST)
     while True:
@@ -300,9 +300,9 @@ def _variance(run: Run) -> float:
 
 
 FEWEST_SPELLS = 10.0
-"""Spells of a run that says anything of its queue."""
+"""Least number of spells in a run from which the queue can be estimated."""
 NONE_SEEN = 3.0
-"""What is not seen in `n` spells has at most this chance over `n`, 95 of 100 times (rule of three)."""
+"""An event that did not occur in `n` spells has at most this probability over `n`, with 95 % confidence (rule of three)."""
 
 
 def _work_variance(block: RequestBlock, cache: bool) -> float:

@@ -39,15 +39,15 @@ class SystemCapacity:
     Attributes
     ----------
     load_per_s : float or None
-        Highest load that meets the SLO; None if even the lightest exceeds it.
+        Highest load that meets the SLO; None if no tried load meets it.
     next_load_per_s : float or None
-        Lowest tried load that exceeds it.
+        Lowest tried load that exceeds the SLO.
     joules_per_token, usd_per_million_tokens : float or None
         Values at that load; None without a price or a load.
     limit : Limit or None
-        Why the next load fails.
+        Reason why the next load fails.
     reason : str
-        The same in a sentence.
+        The reason as a sentence.
     tried : tuple of Tried
         Every load, in order.
     spec, sources, evidence
@@ -57,7 +57,7 @@ class SystemCapacity:
     served : str
         Layout, policy and kernels as text.
     window : Window or None
-        What the rates at that load are of, see `results.steady`.
+        Measurement window of the rates at that load, see `results.steady`.
     held : Interval or None
         Factors on the load and the rate, see `answers.interval`; the cost has the inverse ones. Both ends are searched
         like the load, with the fastest and slowest steps (`capacity.ends`).
@@ -143,7 +143,7 @@ class Capacity(Result):
     why: bool = False
 
     def curve(self) -> Records:
-        """One row per simulated load: run, load, throughput, what it is worth, latencies, whether it holds."""
+        """One row per simulated load: run, load, throughput, measures of worth, latencies, whether it meets the SLO."""
         return [
             {
                 "run": f.system, "load_per_s": t.load_per_s,

@@ -20,8 +20,8 @@ from ...workloads.ops import OP_KINDS, Loads, Op, about
 from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
-"""A split must be faster than another by more than rounding: with equal loads two splits can take equally long,
-and both implementations must choose the same one.
+"""A split, or a processor, is faster than another only if it is faster by more than rounding errors. With equal loads two splits can take
+equally long, and this implementation and the compiled one must choose the same split.
 """
 
 
@@ -41,14 +41,14 @@ class Option(NamedTuple):
     attained : float
         FLOP/s under the nominal roofs of the processor at the op's Op/B.
     op_per_byte : float
-        FLOP over all bytes that the op moves; 0 where it moves nothing.
+        FLOP over all bytes that the op moves; 0 if it moves none.
     kind : int
-        What it is, as `kind_code` numbers it: ``o.kind == kind_code("experts")``, the code kept in a
-        name of the module, since compiled code knows no words.
+        Kind of the op, as a number of `kind_code`. Compiled code has no strings: store ``kind_code("experts")`` in a variable of
+        the module, and compare with it.
     phase : int
-        Of the tokens it works on: `DECODE`, `PREFILL` or `BOTH`.
+        Phase of the op's tokens: `DECODE`, `PREFILL` or `BOTH`.
     batch : float
-        Tokens of the step on its rank; of experts those that were sent to the device.
+        Tokens of the step on the op's rank; for experts, the tokens sent to the device.
     """
 
     place: int
@@ -73,7 +73,7 @@ def kind_code(name: str) -> int:
     Raises
     ------
     InputError
-        No such kind.
+        There is no such kind.
 
     Examples
     --------
@@ -96,12 +96,11 @@ class Rule:
     Attributes
     ----------
     score : callable
-        ``score(option)``, a plain function of numbers that Numba can compile, since simulations
-        call it compiled.
+        ``score(option)``, a function of numbers that Numba can compile: simulations call it from compiled code.
     priced : bool
-        Whether it reads seconds or joules.
+        Whether the score uses `Option.seconds` or `Option.joules`.
     shares : bool
-        Whether two processors share the experts of a layer and run attention side by side.
+        Whether two processors share the experts of a layer and run prefill attention in parallel with decode attention.
     """
 
     score: Callable[[Option], float]
@@ -128,7 +127,7 @@ def placement(name: str, *, priced: bool = False, shares: bool = False) -> Calla
     Raises
     ------
     InputError
-        The function has no docstring, or gives no number.
+        The function has no docstring, or does not return a number.
     """
 
     def add(score: Score) -> Score:
@@ -203,15 +202,15 @@ def regions(
     Parameters
     ----------
     ops : sequence of Op
-        Ops of one device in order of execution, collectives left out.
+        Ops of one device in order of execution, without collectives.
     rule : str
         One of `PLACEMENTS`.
     mixed : bool
-        Whether the stage holds any prefill.
+        Whether the stage has prompts.
     splitter : str
         How co-processing divides experts; see `split_experts`.
     tokens : float
-        Of the step on their rank (`Option.batch`).
+        Tokens of the step on the ops' rank (`Option.batch`).
     """
     chosen = PLACEMENTS[rule]
     processors = processors_of(device)
@@ -236,7 +235,7 @@ def regions(
 
 
 def alone_in_cache(op: Op) -> bool:
-    """Return whether Duplex runs an op near memory if it decodes, for its low Op/B (section IV)."""
+    """Return whether an op decodes from the KV cache or state of each sequence: Duplex runs such ops near memory for their low Op/B (section IV)."""
     return op.phase == "decode" and about(op.kind).cached
 
 

@@ -30,7 +30,7 @@ EXACT = 1_000_000
 AT_LEAST, ALL_AT_LEAST = 64, 1 << 18
 """Minimum completions before a release: of each engine, and of all."""
 UNIT, LONGEST_S = 2.0**36, 1e8
-"""Sums are of whole parts of a second, so that they are the same in any order; values beyond three years count as those."""
+"""Sums count integer parts of a second (`UNIT` parts), so that their order has no effect; longer values count as `LONGEST_S`, three years."""
 RECORD = np.dtype([(name, np.float64 if name.endswith("_s") else np.int64) for name in COLUMNS])
 
 
@@ -41,9 +41,9 @@ class Sketch:
     Attributes
     ----------
     counts : int64 array, shape (HIST_BINS,)
-        See `engine.state`.
+        Values in each bin, see `engine.state`.
     total : int
-        In parts of a second, see `UNIT`.
+        Sum of the values, in parts of a second (`UNIT`).
     """
 
     counts: I8 = field(default_factory=lambda: np.zeros(HIST_BINS, dtype=np.int64))
@@ -72,14 +72,14 @@ class Sketch:
 class Drained:
     """Records of requests that were released during the run."""
 
-    count: int = 0  # requests that have completed
-    end_s: float = 0.0  # when the last of them did
+    count: int = 0  # completed requests
+    end_s: float = 0.0  # time of the latest completion
     ttft: Sketch = field(default_factory=Sketch)
     tpot: Sketch = field(default_factory=Sketch)
     e2e: Sketch = field(default_factory=Sketch)
-    every: int = 2  # one of so many is in the sample
+    every: int = 2  # the sample has each request whose number is a multiple of this
     sample: list[Requests] = field(default_factory=list)
-    file: IO[bytes] | None = None  # a record each, at the place of its number, where all are asked for
+    file: IO[bytes] | None = None  # a record of each request, at its number; None: not requested
 
     def __del__(self) -> None:
         """Close the file of records when its owner is deleted."""
@@ -160,11 +160,11 @@ def runs_of(ids: I8) -> Iterable[tuple[int, int]]:
 class Drain:
     """Releases completed requests of a long run from memory."""
 
-    nodes: Clock  # those of the driver
+    nodes: Clock  # of the driver
     table: RequestTable
     spill: str | None  # see `groups.Cut`
-    looked_at: bool  # whether a router looks at engines
-    drained: Drained | None = None  # none while all are kept
+    looked_at: bool  # whether the router reads the loads of engines
+    drained: Drained | None = None  # None while all requests are kept
 
     @classmethod
     def of(cls, nodes: Clock, table: RequestTable, spill: str | None) -> Drain | None:
