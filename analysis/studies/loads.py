@@ -1,4 +1,4 @@
-"""What studies of loads share: systems by name, the option that sets the load, and the verdict on a run."""
+"""Functions that all studies of loads use: systems by name, the option that sets the load, and the verdict on a run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..answers.price import Worth
 from ..show.text import seconds
 
 ATTAINMENT = "attainment"
-"""Minimum share of requests that meet the SLO of their class."""
+"""Name of the SLO on the share of requests that meet the SLO of their class."""
 USUAL = (*(f"{measure}_{q}" for measure in MEASURES for q in QUANTILES), ATTAINMENT)
-"""Names in an SLO that are guessed where one is unknown."""
+"""Names in an SLO that are suggested for an unknown name."""
 
 
 def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
@@ -29,7 +29,7 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
     Raises
     ------
     InputError
-        Not of the form, an unknown name, or no positive number.
+        A limit does not have the form NAME=SECONDS, its name is unknown, or its value is not a positive number.
 
     Examples
     --------
@@ -86,18 +86,18 @@ class Tried:
     figures : dict of str to float
         Latencies of the SLO, by name [s].
     worth : Worth or None
-        Additional values for its comparison.
+        Additional values for comparisons of loads.
     missed : tuple of str
-        Names whose limit is exceeded; "load" where requests come faster than they are served, `BACKLOG` where
-        they come faster than full engines serve them.
+        Names whose limit is exceeded; "load" if requests arrive faster than they are served, `BACKLOG` if they arrive
+        faster than full engines serve them.
     open : tuple of str
-        Names that the run is too short, or its chances too wide, to decide.
+        Names that are undecided: the run is too short, or its confidence intervals are too wide.
     requests : int
-        Of the run.
+        Number of requests of the run.
     growth : float or None
         Share of the arrivals by which those that wait for a place become more.
     full_per_s : float or None
-        What full engines surely serve; None where that was not asked.
+        Lower end of the service rate of full engines; None if it was not measured.
     """
 
     load_per_s: float
@@ -118,17 +118,17 @@ class Tried:
 
     @property
     def holds(self) -> bool:
-        """Whether the load is surely held."""
+        """Return whether the load is sustained, with nothing undecided."""
         return not self.missed and not self.open
 
 
 def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:
-    """Systems of a list, or of a text with commas.
+    """Return the systems of a list, or of a comma-separated text.
 
     Raises
     ------
     InputError
-        None, or an empty one among them.
+        There is no system, or a name is empty.
     """
     listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
     names = [name.strip() if isinstance(name, str) else name for name in listed]
@@ -200,7 +200,7 @@ def needs_promises(run: Run, where: str) -> Classes:
     Raises
     ------
     InputError
-        If there are no classes, or one has no SLO.
+        There are no classes, or a class has no SLO.
     """
     if "classes" not in run.parts:
         raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")

@@ -31,18 +31,18 @@ F8 = npt.NDArray[np.float64]
 State = Literal["holds", "missed", "open"]
 
 FIRST, MOST_REQUESTS, GLANCE = 2000, 128_000, 500
-"""Requests of the first run at a load, of the last, and of one that only sees what is far beyond a limit."""
+"""Requests of the first run at a load, of the last run, and of a short run that detects only loads far beyond a limit."""
 BATCHES = 10
-"""Generations that a stationary part has at least."""
+"""Least number of generations in the stationary part of a run."""
 GROWS = 0.02
 """Largest share of the arrivals that may stay in the system, at the upper end of its interval."""
 SURELY = 0.1
-"""A share that is larger than this at its lower end needs no second look."""
+"""If the lower end of this share's interval is above this value, no longer run is needed."""
 FAR, ODDS = 2.0, 10.0
 """With a growing queue, a latency of this many limits fails without an interval. A quantile fails if the odds that a
 request exceeds the limit are this many times the allowed odds."""
 NARROW = 0.04
-"""Half of a latency's interval, as a fraction, below which the estimate itself decides."""
+"""Half-width of a latency's interval, as a fraction, below which the estimate decides."""
 MUCH = 2
 """A run that would need this many times the maximum requests is not made."""
 SCALED = ("autoscale", "prefill_autoscale", "decode_autoscale")
@@ -56,7 +56,7 @@ class StableLoad:
     Attributes
     ----------
     run : Run
-        The last one, of the most requests.
+        The last run, which has the most requests.
     """
 
     tried: Tried
@@ -87,15 +87,15 @@ def decide(
     Parameters
     ----------
     make : callable
-        Simulates N requests; all requests of a shorter trace.
+        Function that simulates N requests, or all requests of a shorter trace.
     load : float
         Requests per second.
     asked : int
-        Fewest requests.
+        Least number of requests.
     grows : bool
         Whether longer runs have the same load; false for a trace with its own arrivals.
     most : int, optional
-        Of a run; `GLANCE` of them may tell that a load is far too much, and no more.
+        Largest number of requests of a run. With `GLANCE` requests, a run decides only that a load is far too high.
     enough : callable
         Whether an undecided run is sufficient.
     full : callable
@@ -114,7 +114,7 @@ def decide(
                 sustained = not judged_by[0].missed and judged_by[0].holds == tried.holds
                 verdict = judged_by if sustained or not rate.bound else verdict
                 if sustained:
-                    break  # as it is by any higher rate
+                    break  # any higher rate sustains it too
             tried, need = verdict
         if not tried.open or short or count >= most or need > MUCH * most or enough(made):
             return StableLoad(tried, made)
@@ -129,7 +129,7 @@ def judge(
     Parameters
     ----------
     before : Tried or None
-        The same of a run of fewer requests.
+        The same values of a run with fewer requests.
     sampled : bool
         Whether requests are sampled; a trace is complete, so its quantiles are exact.
     """
@@ -184,7 +184,7 @@ def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float 
 
 
 def stationary(run: Run, asked: Scenario) -> bool | None:
-    """Whether one run of an open loop shows that its load is sustained, by the rule of `decide`; None = undecided."""
+    """Return whether one run of an open loop sustains its load, by the rule of `decide`; None: undecided."""
     sampled = asked.workload.trace is None
     if run.window.length_s < settling(asked)[1]:
         return None
@@ -222,7 +222,7 @@ def _count(run: Run) -> int:
 
 
 def _needed(run: Run) -> int:
-    """Requests that make `BATCHES` generations."""
+    """Return the number of requests in `BATCHES` generations."""
     r = run.requests
     served, span = r.last_token_s - r.scheduled_s, float(np.ptp(r.arrival_s))
     if span <= 0.0 or not len(served):
@@ -242,7 +242,7 @@ def _latency(run: Run, trial: Tried, name: str, most: float, before: Tried | Non
         return "missed"
     if name == ATTAINMENT:
         wide = _since(figure, before, name)
-        figure, most = most, figure  # the larger, the better
+        figure, most = most, figure  # larger values are better
     elif name.startswith("tbt"):
         wide = _since(figure, before, name)
     else:

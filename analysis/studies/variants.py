@@ -1,4 +1,4 @@
-"""What a capacity is found of: systems one by one, and two pools at every ratio of their devices."""
+"""Deployments whose capacity is searched: single systems, and two pools in every ratio of their devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ...workloads.requests.options import check_count
 from .loads import names_of
 
 Axes = Mapping[str, Sequence[Any]]
-"""Name of a choice -> its values; empty where a study tries its own."""
+"""Name of a choice -> its values; empty if the study uses its default values."""
 STAGES = (1, 2)
 """Pipeline stages that are tried."""
 
@@ -38,11 +38,11 @@ class Variant:
     systems : tuple of str or Path
         The system, or the systems of both pools.
     counts : tuple of int
-        How many of each.
+        Number of each system.
     options : mapping of str to object
-        Of the scenario, where it is served so.
+        Scenario options of this variant.
     experts_on : str or Path, optional
-        The system that holds the experts of each that decodes.
+        The system that stores the experts of each decoding system.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Variant:
 
 
 def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None) -> list[Variant]:
-    """Systems of a list, or of a text with commas, and two pools that the scenario names.
+    """Return a variant for each system of a list or comma-separated text, and for the two pools of the scenario.
 
     Raises
     ------
     InputError
-        None at all, or a number of devices that no ratio makes.
+        There are neither systems nor pools, or no ratio of the pools has this number of devices.
     """
     paired, experts_on = scenario.parts.asks("two-pools"), scenario.parts["experts-apart"].experts_on
     if systems is None and not paired:
@@ -75,7 +75,7 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
         raise InputError("--devices", "belong to two pools: add --prefill and --decode")
     if devices is not None and experts_on is not None:
         raise InputError("--devices", "cannot be combined with --experts-on; name both pools and remove it")
-    # Systems in addition to two pools do all by themselves.
+    # Systems that are listed in addition to two pools do prefill and decode.
     alone = {"parts": scenario.parts.having("two-pools").having("experts-apart")} if paired else {}
     lone = [Variant("", (x,), (1,), {"system": x, **alone}) for x in ([] if systems is None else names_of(systems))]
     split = _pairs(scenario.parts["two-pools"], devices) if paired else lone
@@ -90,7 +90,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     Raises
     ------
     InputError
-        Another search than of layouts, pools, or degrees that are given.
+        `search` is not ``layouts``, a variant has pools, or the scenario sets a parallel degree.
     """
     if search != "layouts":
         raise InputError("--search", f"must be layouts, not {search!r}")
@@ -116,7 +116,7 @@ def _with_experts_on(variant: Variant, system: str | Path) -> Variant:
 
 
 def _pairs(pools: PoolOptions, devices: int | None) -> list[Variant]:
-    """Return two pools as they are, or in every ratio of N devices."""
+    """Return the two pools as given, or in every ratio with `devices` devices in total."""
     prefill, decode = both(pools)
     sides = counted(prefill, "--prefill"), counted(decode, "--decode")
     names = sides[0][0], sides[1][0]
@@ -153,7 +153,7 @@ def _devices(name: str | Path) -> int:
 
 
 def layouts(system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool) -> Iterator[Start]:
-    """Degrees that multiply to the devices of a system."""
+    """Yield the parallel degrees whose product is the number of devices of a system."""
     devices, node = system.groups, system.groups_per_node
     slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
     routed = any(p.routed.spreads for layer in model.layers for p in layer.expert_parts)
