@@ -39,7 +39,7 @@ def _learns(ops: Sequence[Op]) -> bool:
 
 def _widened(op: Op, run: Run, ops: Sequence[Op]) -> Op:
     """Return an op of a part in 16 bits if training runs it so: `WIDE`, and scores from which an indexer learns."""
-    if op.name not in WIDE and not (op.kind == "index_prefill" and _learns(ops)):
+    if op.name not in WIDE and not (about(op.kind).table == "index_prefill" and _learns(ops)):
         return op
     weights = op.product * op.flops / 2 / op.shape.get("m", 1.0)
     return replace(op, dtype="bf16", weight_bytes=run.numerics.act_bytes * weights)
@@ -55,7 +55,7 @@ def part_backward(ops: Sequence[Op], run: Run, gradient_bytes: float) -> list[Re
     out = [
         work
         for op in ops
-        if not (learns and op.kind in ("index_prefill", "index_select"))
+        if not (learns and about(op.kind).table in ("index_prefill", "index_select"))
         for work in backward(op, run, gradient_bytes)[learns and op.product and op.name.startswith("index_") :]
     ]
     return out + _indexer_loss({op.kind: op for op in ops if not idle(op)}, run) if learns else out

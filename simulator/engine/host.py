@@ -27,7 +27,7 @@ LAUNCH_S = 35e-6
 
 SYNC_GAP_S = 0.5e-3
 """Host time added to a step of vLLM from 0.11 on that is scheduled after the tokens of the last one were read [s]: by default up to 0.13
-(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources that were evaluated separately: 0.5 ms has the least
+(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources, each left out in turn: 0.5 ms has the least
 median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
 missing."""
 
