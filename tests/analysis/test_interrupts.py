@@ -134,6 +134,19 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, start: Start, ab
     assert ends(worker)
 
 
+def test_ctrl_c_while_the_command_loads_shows_no_traceback(start: Start) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from opbyte.__main__ import main\n"
+        "class Cut:\n"
+        "    def find_spec(name, *_): os.kill(os.getpid(), signal.SIGINT) if name == 'typer' else None\n"
+        "sys.meta_path.insert(0, Cut)\n"
+        "main()\n"
+    )
+    ended = start([sys.executable, "-c", script], env=ENV, stderr=subprocess.PIPE, text=True)
+    assert (ended.communicate()[1], ended.returncode) == ("", -signal.SIGINT)
+
+
 def until_begun(mark: Path) -> None:
     until = time.monotonic() + PATIENCE_S
     while not mark.exists() and time.monotonic() < until:
