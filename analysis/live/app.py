@@ -96,7 +96,7 @@ class Pages:
             return JSONResponse(refusal.body(), refusal.status)
         except ClientDisconnect:
             return Response(status_code=400)
-        events = Events(answer.number, asked, self.model)
+        events = Events(answer, asked, self.model)
         if asked.stream:
             return Streamed(answer, events, self.pacer)
         while answer.left and await answer.more():

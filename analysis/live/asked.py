@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .pacer import Answer
 from .target import WORDS
 
 DEFAULT_TOKENS = 16
@@ -204,15 +205,15 @@ class Events:
 
     Parameters
     ----------
-    number : int
-        Of the request.
+    answer : Answer
+        Tokens of the request.
     """
 
-    def __init__(self, number: int, asked: LiveRequest, model: str) -> None:
-        self.asked, self.sent = asked, 0
+    def __init__(self, answer: Answer, asked: LiveRequest, model: str) -> None:
+        self.answer, self.asked, self.sent = answer, asked, 0
         kind = "chat.completion" if asked.chat else "text_completion"
         self.base = {
-            "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{number}", "object": kind,
+            "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{answer.number}", "object": kind,
             "created": int(time.time()), "model": model,
         }  # fmt: skip
         if asked.chat and asked.stream:
@@ -250,10 +251,13 @@ class Events:
             parts += [self._event(usage=self.usage()) if self.asked.usage else b"", DONE]
         return b"".join(parts)
 
-    def usage(self) -> dict[str, int]:
-        """Return the token counts of the prompt and of the response up to now."""
+    def usage(self) -> dict[str, Any]:
+        """Return the token counts of the prompt, its cached tokens and the response up to now, in vLLM's form."""
         prompt = self.asked.input_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": self.sent, "total_tokens": prompt + self.sent}
+        return {
+            "prompt_tokens": prompt, "total_tokens": prompt + self.sent, "completion_tokens": self.sent,
+            "prompt_tokens_details": {"cached_tokens": self.answer.cached_tokens},
+        }  # fmt: skip
 
     def failure(self, reason: str) -> bytes:
         """Return the error event of a stream that ends early."""

@@ -232,6 +232,12 @@ class Live:
             out.append(heapq.heappop(self._due)[2])
         return out
 
+    def cached_tokens(self, number: int) -> int:
+        """Return the number of prompt tokens that a present request found in the prefix cache."""
+        live, row = self._where[number]
+        contents = live.node.engine.state.contents
+        return int(contents[row].hits) if contents.size else 0
+
     def forget(self, number: int) -> None:
         """Remove the entry of a request that has ended or whose client has left."""
         self._where.pop(number, None)

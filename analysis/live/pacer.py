@@ -126,13 +126,15 @@ class Answer:
         In the simulation.
     left : int
         Tokens yet to be taken.
+    cached_tokens : int
+        Prompt tokens found in the prefix cache; known with the first token.
     """
 
-    __slots__ = ("asked_s", "came", "ended", "last_s", "left", "number", "waiter")
+    __slots__ = ("asked_s", "cached_tokens", "came", "ended", "last_s", "left", "number", "waiter")
 
     def __init__(self, number: int, output_tokens: int, asked_s: float) -> None:
         self.number, self.left, self.asked_s = number, output_tokens, asked_s
-        self.came, self.last_s, self.ended = 0, -math.inf, False
+        self.came, self.last_s, self.ended, self.cached_tokens = 0, -math.inf, False, 0
         self.waiter: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
@@ -233,6 +235,7 @@ class Pacer:
                 continue
             answer.came += count
             if answer.last_s < 0.0:
+                answer.cached_tokens = self.live.cached_tokens(number)
                 meters.ttft.note((due_s - answer.asked_s) / scale)
             else:
                 meters.gap.note((due_s - answer.last_s) / scale, count)

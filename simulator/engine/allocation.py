@@ -17,7 +17,7 @@ from . import hooks
 from .kv import KvRules
 from .prefix import content_key, find, forget, give_back, give_back_bare, remember, share, unlink
 from .queues import queue_again
-from .state import I8, State
+from .state import I8, State, count_hits
 
 
 @compiled_part
@@ -252,7 +252,7 @@ def use_prefix(state: State, kv_rules: KvRules, rank_index: int, index: int, tot
         rank.blocks -= share(pool, rank_index, row[j])
     content.blocks = content.keyed = hits
     request.cached = hits * kv_rules.block
-    state.counters[0].hits += hits * kv_rules.block
+    count_hits(state, index)
     count_blocks(state, kv_rules, rank_index, index, hits)
     return True
 

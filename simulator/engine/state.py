@@ -59,12 +59,13 @@ completion.
 `kv_bytes`: its KV cache on one device [B]. `key`: sort key of the policy's order.
 """
 
-CONTENT = named("slot blocks keyed hashes hashed", "")
+CONTENT = named("slot blocks keyed hashes hashed hits", "")
 """Fields of a request with prefix caching.
 
 `slot`: its row of `Pool.held`. `blocks`: number of blocks in this row. `keyed`: number of leading blocks whose content
 is noted.
 `hashes`: its start in `Pool.hashes`, or its session (`prefix.session_key`). `hashed`: tokens that its hashes cover.
+`hits`: prompt tokens found in the cache when it was first admitted, which engines report to its client.
 """
 
 RANK = named("running waiting head tail least_left late blocks slots", "")
@@ -213,6 +214,15 @@ def grown(state: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State
 
 
 @compiled_part
+def count_hits(state: State, index: int) -> None:
+    """Count the tokens that an admitted request has in the KV cache as found in the prefix cache."""
+    request = state.requests[index]
+    state.counters[0].hits += request.cached
+    if request.preempted == 0:
+        state.contents[index].hits = request.cached
+
+
+@compiled_part
 def append_request(state: State, arrival: float, tokens: int, output: int) -> int:
     """Append one request without a key to arrays with a free row; return its row."""
     i = state.counters[0].submitted
@@ -225,7 +235,7 @@ def append_request(state: State, arrival: float, tokens: int, output: int) -> in
     if state.contents.size > 0:
         content = state.contents[i]
         content.slot = -1
-        content.blocks = content.keyed = content.hashes = content.hashed = 0
+        content.blocks = content.keyed = content.hashes = content.hashed = content.hits = 0
     request.input = request.target = tokens
     request.output = output
     request.arrival, request.kv_bytes, request.key = arrival, 0.0, 0.0

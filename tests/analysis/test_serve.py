@@ -77,7 +77,7 @@ def events(text: str) -> list[Any]:
 
 
 def test_a_stream_is_well_formed(server: Serving) -> None:
-    body = {"model": "org/model", "prompt": "one two", "max_tokens": 70, "stream": True}
+    body = {"model": "org/model", "prompt": list(range(40)), "max_tokens": 70, "stream": True}
     answer = httpx.post(f"{server.url}/v1/completions", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     found = events(answer.text)
@@ -87,7 +87,11 @@ def test_a_stream_is_well_formed(server: Serving) -> None:
     body["stream_options"] = {"include_usage": True}
     last = events(httpx.post(f"{server.url}/v1/completions", json=body).text)[-1]
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 70, "total_tokens": 72}
+    cached = {"cached_tokens": 32}  # whole blocks of the equal prompt before
+    counts = {"prompt_tokens": 40, "completion_tokens": 70, "total_tokens": 110}
+    assert last["usage"] == counts | {"prompt_tokens_details": cached}
+    whole = httpx.post(f"{server.url}/v1/completions", json=body | {"stream": False, "prompt": list(range(33))}).json()
+    assert whole["usage"]["prompt_tokens_details"] == cached
 
 
 def test_a_chat_is_well_formed(server: Serving) -> None:
@@ -102,7 +106,9 @@ def test_a_chat_is_well_formed(server: Serving) -> None:
     whole = httpx.post(f"{server.url}/v1/chat/completions", json=body | {"stream": False}).json()
     assert whole["object"] == "chat.completion"
     assert len(whole["choices"][0]["message"]["content"].split()) == 3
-    assert whole["usage"] == {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    assert whole["usage"] == {
+        "prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 0},
+    }  # fmt: skip
 
 
 def test_pages_and_metrics(server: Serving) -> None:

@@ -172,12 +172,13 @@ def test_one_that_could_never_fit_is_refused_and_leaves_no_trace() -> None:
     assert live.submit(1.0, 10, 1) == 0
 
 
-def test_equal_beginnings_are_found_in_the_cache() -> None:
-    live = Live(Pools((DEPLOYMENT,)), make_policy("vllm", 2048, 8), CacheSettings(16, 400))
+@pytest.mark.parametrize("policy", ["vllm", "sglang", "tensorrt-llm"])
+def test_equal_beginnings_are_found_in_the_cache(policy: str) -> None:
+    live = Live(Pools((DEPLOYMENT,)), make_policy(policy, 2048, 8), CacheSettings(16, 400))
     for now in (0.0, 10.0):
-        live.submit(now, 600, 2, tuple(range(37)))
+        number = live.submit(now, 600, 2, tuple(range(37)))
         live.advance(now + 9.0)
-    assert live.gauges()[0].cached_tokens == 37 * 16
+    assert live.gauges()[0].cached_tokens == live.cached_tokens(number) == 37 * 16
 
 
 def test_a_router_hears_what_replicas_hold_and_were_sent() -> None:

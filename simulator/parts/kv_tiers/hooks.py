@@ -13,7 +13,7 @@ from ...engine import hooks
 from ...engine.kv import KvRules
 from ...engine.policies import Limits
 from ...engine.queues import count_left, cut_out, leave_queue
-from ...engine.state import State
+from ...engine.state import State, count_hits
 from . import state as tier
 from .loads import Look, note_landed, prefetch, take_over, try_load, weigh
 from .state import TierState
@@ -95,7 +95,7 @@ def use_cached(tiers: TierState, state: State, kv_rules: KvRules, rank: int, ind
             return False
         note_landed(tiers, state, kv_rules, rank, index)
     state.requests[index].cached = tiers.rows[index].computed = tiers.rows[index].blocks * kv_rules.block
-    state.counters[0].hits += state.requests[index].cached
+    count_hits(state, index)
     tiers.totals[0].declined += tiers.rows[index].passed
     return True
 

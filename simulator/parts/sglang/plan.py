@@ -12,7 +12,7 @@ from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...engine import hooks
 from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...engine.kv import blocks_of
-from ...engine.state import I8, State
+from ...engine.state import I8, State, count_hits
 from . import state as sched
 from .adder import Attempt, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
@@ -154,7 +154,7 @@ def admit_waiting(state: State, sglang: Sglang, windows: I8, rank_index: int, kn
             rank.waiting -= 1
             if np.isnan(state.requests[i].scheduled):
                 state.requests[i].scheduled = known
-            state.counters[0].hits += state.requests[i].cached
+            count_hits(state, i)
             plan_chunk(state, windows, rank_index, i, tokens)
         if after == Attempt.NO_TOKEN:
             rank_state.full = 1

@@ -14,7 +14,7 @@ from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...engine import hooks
 from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...engine.kv import blocks_of
-from ...engine.state import I8, State
+from ...engine.state import I8, State, count_hits
 from .blocks import begin, end, first_new, mark, take_block
 from .rules import Trtllm
 
@@ -268,7 +268,7 @@ def allocate(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float)
         if request.covered == 0:
             reused = begin(state, trtllm, rank, i)
             request.cached = reused
-            state.counters[0].hits += reused
+            count_hits(state, i)
             if np.isnan(state.requests[i].scheduled):
                 state.requests[i].scheduled = known
             if reused > 0 and reused + tokens < request.target:
