@@ -20,7 +20,7 @@ from .interval import Interval
 OFFLINE, SERVER, CURVE = "offline", "server", "curve"
 """Scenarios: all requests at once; the highest Poisson rate that meets the SLO; a closed loop of each size."""
 FULL = 1024
-"""Sequences at once in a replica by which scores of other mean prompts are compared."""
+"""Clients of the closed loop of one replica in which the effect of the mean prompt length on a score is simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +30,25 @@ class Benchmark:
     Attributes
     ----------
     name, model : str
-        Of the benchmark; model in the catalog.
+        Name of the benchmark, and of its model in the catalog.
     input_len, output_len : int
-        Mean tokens.
+        Mean lengths of prompts and outputs [tokens].
     lengths : str
-        How they spread, an option of ``opbyte simulate``.
+        Distribution of the lengths, as in ``opbyte simulate --lengths``.
     slo : mapping of str to float
-        Of scenario "server" [s].
+        Latency limits of scenario "server" [s].
     clients : tuple of int
-        Closed loops of scenario "curve".
+        Numbers of clients of scenario "curve", one closed loop for each.
     dtype : str or None
-        Format of weights of the usual submissions; without it as the checkpoint.
+        Weight format of most submissions; None for the checkpoint's format.
     wording : str
-        Text that its owners require next to a score.
+        Text that the owners of the benchmark require next to a score.
     published : tuple of mapping
-        Name, version and id of an entry and its score, output tokens a second of the whole system, by scenario.
+        Published entries: name, version, id, and for each scenario the score of the whole system [output tokens/s].
     assumed : str
-        What of the above the rules do not print.
-    prompts : tuple of int
-        Between which tokens the mean prompt lies, where the rules do not print it.
+        Fields above that the rules do not state, and what is assumed for them.
+    prompts : tuple of int, optional
+        Lowest and highest possible mean prompt length [tokens], if the rules do not state it.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Benchmark:
     published: tuple[Mapping[str, Any], ...] = ()
 
     def scenario(self, model: str | Path | None = None, **options: Any) -> Scenario:
-        """Return the benchmark's workload on a model, by default on its own one."""
+        """Return a scenario with the benchmark's workload; `model` replaces the benchmark's model."""
         usual: dict[str, Any] = {"input_len": self.input_len, "output_len": self.output_len, "lengths": self.lengths}
         return Scenario.of(model or self.model, **usual | {"dtype": self.dtype} | options)
 
@@ -78,13 +78,13 @@ class Score:
     Attributes
     ----------
     clients : int or None
-        Of a closed loop, a replica's.
+        Clients of one replica's closed loop; None in other scenarios.
     layout : str
-        Replicas and their degrees.
+        Number of replicas and their parallel degrees.
     output_tokens_per_s : float or None
         The score of the whole system; None if no load meets the SLO.
     requests_per_s : float or None
-        Load of scenario "server".
+        Load of scenario "server" [1/s].
     interval : Interval or None
         Factors on the score.
     reason : str
@@ -129,8 +129,8 @@ def best_score(
 ) -> Score:  # fmt: skip
     """Return the best score of a scenario on a system split into equal replicas, of `size` devices if given.
 
-    What Poisson arrivals get, requests sent all at once get too: scenario "server" has no more than `most`, the system's
-    score of "offline", which a load found to a tolerance can exceed by as much.
+    `most` is the system's score of scenario "offline". It limits the score of "server": Poisson arrivals cannot be served
+    faster than requests that are all sent at once. The search finds a load only to `tolerance`, so it can exceed `most`.
 
     Raises
     ------

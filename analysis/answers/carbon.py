@@ -9,7 +9,7 @@ JOULES_PER_KWH = 3.6e6
 
 
 def gco2(joules: float | None, grid_gCO2_per_kWh: float | None) -> float | None:
-    """Carbon of some energy [g]; None without an intensity or an energy.
+    """Return the carbon of an amount of energy [gCO2]; None without an intensity or an energy.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def gco2(joules: float | None, grid_gCO2_per_kWh: float | None) -> float | None:
 
 
 def carbon_of(run: Run, grid_gCO2_per_kWh: float | None) -> dict[str, float | None]:
-    """Carbon of an output token, and of a request of as many as the run's have on average [g].
+    """Return the carbon of an output token and of a request with the run's mean output length [gCO2].
 
     Only the energy of the devices counts; hosts, cooling and manufacture are not included.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES = 10_000
 TRIED = (1, 2, 3, 4)
-"""Micro-batches of a step with experts on separate devices that are tried unless a number is given."""
+"""Numbers of micro-batches tried by default for a step with experts on separate devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +67,24 @@ def compare(
     Parameters
     ----------
     systems : sequence of str, Path or SystemSpec
-        Catalog names or files; those that the model does not fit on say why.
+        Catalog names or files. If the model does not fit on one, its row gives the reason.
     batch, context : int
-        Decoding sequences and their cached tokens, of a language model.
+        Decoding sequences of a language model, and the cached tokens of each.
     images : int, optional
-        Images of an encoder, 1 unless given: at once on GPUs, one after another on an FPGA.
+        Images of an encoder (default 1): one batch on GPUs, one after another on an FPGA.
     layers : int, optional
         Number of layers to use, without embedding and head.
     schedule : str
-        Of experts on an FPGA.
+        Order in which an FPGA runs the experts.
     seed : int, optional
         Seed of an FPGA's expert samples (default 0); other devices use expected loads.
     experts_on : str, Path or SystemSpec, optional
-        Each system is also compared with its routed experts on this one, and nothing else there.
+        A system that runs only routed experts. Each system gets a second row with its experts there.
     micro_batches, experts_link : int, str, optional
-        Of such a step, as in `simulate`; without a number the fastest of 1 to 4.
+        Micro-batches and link of these second rows, as in `simulate`. Default: the fastest of 1 to 4 micro-batches.
     **options
-        Options of `simulator.scenario.options.DeployOptions`, such as ``dtype`` or ``costs``, of all
-        systems alike; an FPGA takes number formats and ``routing``.
+        Options of `simulator.scenario.options.DeployOptions` for all systems, such as ``dtype`` or ``costs``. An FPGA
+        accepts only number formats and ``routing``.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def compare(
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
-    SCHEDULES[schedule]  # an unknown name is refused whatever the systems are
+    SCHEDULES[schedule]  # refuses an unknown name, also if no system is an FPGA
     check_seed(seed or 0)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)
@@ -129,7 +129,7 @@ def compare(
 def _experts(
     system: str | Path | SystemSpec | None, batches: int | None, link: str | None, what: StepLoad, how: DeployOptions
 ) -> Experts | None:
-    """The system of the experts; None where they stay."""
+    """Return the separate system of the routed experts; None if they run on the compared systems."""
     check_experts_on(system, batches, link)
     if system is None:
         return None
@@ -175,7 +175,7 @@ def _row(
 
 
 def _apart(model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, experts: Experts) -> StepCost:
-    """The fastest step of those with the given numbers of micro-batches; energy of both groups of devices."""
+    """Return the fastest step over the given numbers of micro-batches; its energy includes both groups of devices."""
     from ...simulator.parts.experts_apart.one_step import apart_of, spent  # compiled code behind it
 
     one = apart_of(model, system, experts.system, how, experts.link)
@@ -200,7 +200,7 @@ def _checked(step: StepCost, strict: bool) -> Ranges | None:
 
 
 def _interval(step: StepCost, framework: str | None) -> Interval | None:
-    """Factors on a step's time, where it is made of ops."""
+    """Return factors on a step's time; None if the step is not costed op by op, as on an FPGA."""
     if step.deployment is None or step.stage is None:
         return None
     return step_interval(Conditions(step.deployment, step.stage, *engine_named(framework)))

@@ -30,27 +30,27 @@ class SystemRow:
     Attributes
     ----------
     kinds : tuple of str
-        Of its processors: "xpu", "logic-pim", "fpga", ...
+        Kinds of the system's processors: "xpu", "logic-pim", "fpga", ...
     reason : str
-        Why it does not fit, with needed and available; empty where it does.
+        Why the model does not fit, with needed and available memory; empty if it fits.
     latency_s : float or None
-        Of the step, or of all images.
+        Duration of the step, or of all images [s].
     items_per_s : float or None
-        Tokens or images per second.
+        Tokens or images per second [1/s].
     joules, static_joules : float or None
-        Of the step, all devices; the part that is static or board power.
+        Energy of the step on all devices, and its part due to static or board power [J].
     memory_bytes, memory_available_bytes : float
         Weights and KV cache of all devices, and their usable memory [B].
     bases : Bases
-        Basis of its times and energy.
+        Basis of the times and energies.
     interval : Interval or None
-        Factors on its time, see `interval`; None if too small a part is based on measurements.
-    rests : Rests or None
-        Its description with sources, and how it is deployed; `holder`: the separate devices of its experts.
+        Factors on `latency_s`, see `interval`; None if too small a part is based on measurements.
+    rests, holder : Rests or None
+        Description of the system with its sources and its deployment; `holder` is the separate system of the experts.
     ranges : Ranges or None
-        The part of the step that is out of range; None on an engine.
+        The part of the step that is out of range; None on an FPGA.
     framework : str or None
-        Framework of its kernels; None if no engine's are known.
+        Serving framework whose kernels are assumed; None if no kernels of a framework are known.
     items : int
         Tokens or images of the step.
     """
@@ -78,13 +78,13 @@ class SystemRow:
 
     @property
     def layout(self) -> str:
-        """Parallel degrees and placement; empty on an engine."""
+        """Return the parallel degrees and the placement as text; empty on an FPGA."""
         d = self.rests and self.rests.deployment
         batches = f", micro-batches {d.apart.batches}" if d and d.apart else ""
         return f"{degrees(d)}, {d.placement}{batches}" if d else ""
 
     def evidence(self) -> Records:
-        """Return the evidence of its times; nothing for an engine."""
+        """Return the evidence of the step's times; empty on an FPGA."""
         d = self.rests and self.rests.deployment
         return (
             apart_evidence(d, self.rests.sources, self.holder.sources if self.holder else {})

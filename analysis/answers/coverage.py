@@ -10,13 +10,14 @@ from ..show.text import Blocks, Records, Rows
 def coverage(run: Run) -> Records:
     """Return for each kernel family how often its ops ran, and how often outside the tables.
 
-    Outside are shapes that no table holds, and counts beyond the measured ones; the device's own
-    model says their time (scaled to meet the table at its edge).
+    An op is outside if no table has its shape, or if its counts exceed the measured ones. The device's cost model then
+    predicts its time, scaled to equal the table at the table's edge.
 
     Returns
     -------
     list of dict
-        ``family``, ``runs``, ``outside``, ``share``; empty where no kernel tables are in use.
+        ``family``, ``runs`` (executions of its ops), ``outside`` (those outside the tables) and ``share`` (outside / runs);
+        empty if no kernel tables are in use.
     """
     if not run.deployment.kernels:
         return []

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
 DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 2048, 128
-"""The run without arguments: 64 requests in flight, as in the middle of the Duplex paper's
-batches (32, 64, 128); two batches of completions are left out as warm-up, as there."""
+"""Default run: 64 clients in a closed loop, the middle one of the Duplex paper's batch sizes (32, 64, 128). The first
+128 completed requests (two batches) are excluded as warm-up, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ from ..show.text import Blocks, Records, Rows
 
 HEADING = "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
 LEFT_OUT = ("calibration", "aliases")
-"""Keys that only the catalog's own entries have: fits (`kernels` names the shared ones), aliases."""
+"""Keys that only catalog entries may have, and that the output omits: fits (`kernels` names the shared ones), aliases."""
 PREFIX = "my-"
 OTHERS = {"axes": ("a sweep", "opbyte sweep"), "engine": ("an engine file", "opbyte simulate --engine")}
-"""Files that `describe` does not take: a key of theirs, what they are, and the command that reads them."""
+"""Files that `describe` refuses: a key that identifies the kind of file -> its name, and the command that reads it."""
 COUNTS = ("devices_per_node", "nodes")
 """Keys that a system's name such as ``h100-2x8`` already determines."""
 
@@ -80,7 +80,7 @@ def describe(name: str | Path) -> Shown | SpelledOut:
         return Shown(*load_host(name))
     if str(name).lower() in list_memories() or _is_memory(name):
         return Shown(*describe_memory(name))
-    if Path(name).is_file():  # what is wrong with it is what is to be said
+    if Path(name).is_file():  # so that the error is about the file's contents, not about an unknown name
         values = read_yaml(Path(name))
         _refuse_others(name, values)
         return Shown(*(describe_system if "device" in values else load_device)(name))
@@ -159,7 +159,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) -> None:
-    """Write one number with its source into `out`, under the key path `key`."""
+    """Write one number with its source into `out`, under the key path `key`; skip numbers that another file replaces."""
     node: Any = values
     parts: list[Any] = []
     rest, factor = key.replace("[", ".[").split("."), 1.0
@@ -199,7 +199,7 @@ class SpelledOut(Result):
     Attributes
     ----------
     name, heading : str
-        The heading says what it is, and where its numbers come from.
+        The heading names the kind of entry and the source of its numbers.
     tree : mapping
         Every key with its value.
     """
@@ -227,7 +227,7 @@ class SpelledOut(Result):
 
 
 def spaces() -> dict[str, Path]:
-    """The package's spaces of designs by name (`analysis.studies.design`)."""
+    """Return the files of the package's design spaces by name; `analysis.studies.design` searches them."""
     folder = Path(str(files("opbyte.analysis.studies.design") / "spaces"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -235,7 +235,7 @@ def spaces() -> dict[str, Path]:
 def spelled_out(name: str) -> SpelledOut | None:
     """Look up a model, a space, a policy or an engine by name; None if it is unknown.
 
-    Of a name that both a policy and an engine have, the engine, which holds the policy.
+    If both a policy and an engine have the name, the engine is returned; its settings include the policy.
     """
     entry = catalog_entry(name)
     if entry is not None:
@@ -253,7 +253,7 @@ def spelled_out(name: str) -> SpelledOut | None:
 
 
 def _engine(name: str) -> SpelledOut:
-    """Defaults of an engine, the keys of its file that are read, and those that may have one value."""
+    """Return an engine's defaults, the keys of its file that are read, and the keys that accept only one value."""
     engine = engine_of(Path("engine.json"), {"engine": name})
     keys, only = KEYS[name]
     settings = {

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ..plots.files import Picture
 
 PIM_COMMANDS = 32_768
-"""Commands of a stream over many banks, unless ``commands=`` says otherwise."""
+"""Default number of commands of a stream over many banks; ``commands=`` in the pattern changes it."""
 
 STRIDES = tuple(64 << k for k in range(12))
 BLOCKS = tuple(64 << k for k in range(9))
-"""Sizes of the plot [B]: strides of 64 B accesses, and blocks read at random."""
+"""X-axis of the plot [B]: stride between accesses of 64 B, and size of blocks that are read at random addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class DramAnswer(Result):
     Attributes
     ----------
     pattern : str
-        As given.
+        Access pattern as the user wrote it.
     limits : tuple of NamedLimit
-        What would be gained without each constraint, most first.
+        Bandwidth gained by removing each constraint, largest gain first.
     """
 
     FILE = "dram.json"
@@ -119,7 +119,7 @@ class DramAnswer(Result):
         return pd.DataFrame(rows)
 
     def commands(self, most: int = 5000) -> list[Command]:
-        """The first commands that one channel sends."""
+        """Return the first commands of one channel, at most `most`."""
         return timeline(self.memory, self.run, most)
 
 
@@ -159,7 +159,7 @@ def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswe
     memory : str or DramSpec
         Name of a DRAM standard, its YAML file, or the standard.
     limits : bool
-        Whether to lift one constraint after the other, to find what limits.
+        Whether to repeat the run without each constraint, to find the ones that limit the bandwidth.
 
     Examples
     --------

@@ -37,17 +37,18 @@ ANY = "any deployment"
 TELLING = 0.1
 """Minimum share of all factors' squares from which a factor is named as a reason."""
 SHORT_S = 15e-6
-"""A shorter kernel is mostly launch time."""
+"""Kernels shorter than this are mostly launch time [s]."""
 FEW = 4
-"""Sequences of a rank's step up to which a step is small kernels and reads."""
+"""Maximum number of sequences in a rank's step for which its time is mostly small kernels and memory reads."""
 
 
 class Conditions(NamedTuple):
     """Properties of a run on which its errors depend.
 
-    `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
-    at once; `in_step`: requests of one length in a closed loop; `split`: separate prefill and decode pools; `zero`: what ranks of a training step share (`TrainingOptions`);
-    `outside`: share of a first token's time outside the steps and queues; `together`: logarithm of a first token's time if all clients send at once over the simulated one.
+    `sequences`: sequences in a rank's step. `prompts`: share of the time in steps with prompts. `burst`: all requests
+    arrive at once. `in_step`: equal lengths, in a closed loop or a burst. `split`: separate prefill and decode pools.
+    `zero`: ZeRO stage of a training step. `outside`: share of TTFT that is neither steps nor queueing. `together`:
+    logarithm of TTFT if all clients send at the same time, over the simulated TTFT.
     """
 
     deployment: Deployment
@@ -72,7 +73,10 @@ TOGETHER = "lengths that are not published"
 
 
 class ErrorFactor(NamedTuple):
-    """A named reason why a deployment may be further off than its kernels, how much of it a run has, from 0 on, and which quantities it widens."""
+    """A named reason why a deployment's error may exceed its kernels' error.
+
+    `amount` returns how much of it a run has (0 for none); `of` names the quantities whose intervals it widens.
+    """
 
     name: str
     why: str
@@ -81,15 +85,16 @@ class ErrorFactor(NamedTuple):
 
 
 def no_peers(conditions: Conditions) -> float:
-    """Return 1 if a model is cut over devices whose host grants no peer access, else 0."""
+    """Return 1 if a model is tensor-parallel on devices whose host does not allow peer access, else 0."""
     machine = host_of(conditions.deployment.system)
     return float(conditions.deployment.layout.tp > 1 and machine is not None and not machine.link.peer_access)
 
 
 def _below_clock(conditions: Conditions) -> float:
-    """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked; one at most, as no run had more.
+    """Return how often the clock is halved, -log2(clock / reference clock), at most 1 because no measured run had more.
 
-    Of a step, for the part of its time that is bound by arithmetic.
+    The clock is reduced by a power cap, and relative to the board whose kernel fits are used. For a step, the value is
+    multiplied by the share of its time that is compute-bound.
     """
     spec = conditions.deployment.system.device
     processor = next(iter(spec.processors.values()))
@@ -104,7 +109,10 @@ def _below_clock(conditions: Conditions) -> float:
 
 @cache
 def _tuned() -> Mapping[tuple[str, int, int, str, str], tuple[int, ...]]:
-    """Shapes of experts for which an engine ships a tuned configuration, and the first version that has it."""
+    """Return the expert shapes with a tuned configuration in an engine -> the first engine version that has it.
+
+    A key is (engine, experts, width per device, device, weight format), as in ``tuned_experts.csv``.
+    """
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
 
     columns = read_whole(Path(__file__).parent / "tuned_experts.csv", TUNED)
@@ -137,7 +145,7 @@ def _untuned_experts(conditions: Conditions) -> float:
 
 
 TRITON: Mapping[str, tuple[int, ...]] = {"vllm": (BLACKWELL,), "sglang": ()}
-"""Engines whose experts are a Triton kernel, but for these generations of devices (`devices.calibrated.libraries`)."""
+"""Engine whose experts run on a Triton kernel -> device generations on which they do not (`devices.calibrated.libraries`)."""
 
 
 def _share(stage: StageCost, chosen: Callable[[Any], bool]) -> float:
@@ -182,10 +190,10 @@ def _early_latent(conditions: Conditions) -> float:
 
 
 def _ranks_in_step(conditions: Conditions) -> float:
-    """Logarithm of how many times as long steps take if no two ranks take prompts in one step.
+    """Return the logarithm of the step time if no two ranks run prompts in the same step, over the simulated step time.
 
-    Requests of one length end in the same step on all ranks, so the next prompts of all ranks share steps, too. With any other
-    lengths a rank's prompts delay the decodes of all other ranks: `dp` times as many steps with prompts at most.
+    Requests of equal lengths end in the same step on all ranks, so the next prompts of all ranks share a step too. With
+    other lengths, each rank's prompts delay the decodes of all ranks: up to `dp` times as many steps contain prompts.
     """
     if not conditions.in_step or conditions.engine == "trtllm":
         return 0.0
@@ -230,7 +238,10 @@ FACTORS = (
 
 
 UNPRICED = 5
-"""The first factors are of things that no cost model knows, or of assumed lengths; of a step their errors are not fitted, and some have a median other than zero."""
+"""Number of leading entries of `FACTORS` that no cost model covers, or that depend on assumed lengths.
+
+Their errors of a step are not fitted, and some of these errors have a median other than zero.
+"""
 
 
 def _old(conditions: Conditions) -> bool:
@@ -238,14 +249,21 @@ def _old(conditions: Conditions) -> bool:
 
 
 class Widths(NamedTuple):
-    """Fitted numbers: powers of the kernels' own errors, in steps and in first tokens, and the logarithms of a factor by the name of a quantity."""
+    """Fitted error factors.
+
+    `kernels` and `first_kernels` are exponents of the kernels' error ratios, for steps and for TTFT. `table` has for each
+    quantity and factor the logarithms of measured over simulated time.
+    """
 
     kernels: float
     table: Mapping[str, Mapping[str, Ratios]]
     first_kernels: float = 1.0
 
     def reach(self, amount: Amounts, quantity: str) -> Ratios:
-        """Return the errors of all factors together, weighted by `amount`: middles add up, and squares below and above add up."""
+        """Return the combined error of all factors (logarithms), weighted by `amount`.
+
+        The middles add up. The distances below and above the middle add up as squares.
+        """
         known = [(amount.get(name, 0.0), r) for name, r in self.table.get(quantity, {}).items()]
         middle = sum((x * r.middle for x, r in known), 0.0)
         below = np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in known))
@@ -293,7 +311,7 @@ def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
 
 
 def engine_file_of(scenario: Scenario) -> Mapping[str, Any]:
-    """Keys of a scenario's engine file; none without one."""
+    """Return the keys and values of a scenario's engine file; empty without a file."""
     path = scenario.serving.engine
     return {} if path is None else read_json_object(Path(path, "engine.json") if Path(path).is_dir() else Path(path))
 

@@ -32,32 +32,31 @@ def evidence(
     deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None,
     batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL, experts: bool | None = None,
 ) -> Records:  # fmt: skip
-    """One entry per cost model that a run used.
+    """Return the evidence of a run: one entry for each cost model it used.
 
     Parameters
     ----------
     sources : mapping of str to str
         Key path of the system's description -> source of that number.
     policy : Policy, optional
-        Of the run, for the times of its host.
+        Policy of the run; adds entries for its host's times.
     batches : sequence of Batch
-        Typical steps of a rank, whose ops are looked for among measured rows.
+        Typical steps of a rank. Their ops are compared with the measured rows.
     usual : sequence of Batch
-        Steps whose ops count besides.
+        Further steps whose ops are compared, too.
     experts : bool, optional
-        Whether to include only routed experts, or all the rest, if both are on separate devices.
+        True for only the routed experts, False for all other ops, if both are on separate devices; None for all ops.
 
     Returns
     -------
     list of dict
-        ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
-        the efficiencies of the description; "assumed" where a number of it is an assumption;
-        "derived" by the command model of its DRAM; "fitted" on measurements of the device,
-        "transferred" from other devices' fits, or "measured"), ``error`` (median, cross-validated
-        over unseen shapes) and ``rows`` of the measurements behind it (None and 0 where there are none), of number format ``format``;
-        ``other_rows`` in other formats; of ``rows``, ``near_rows`` within about a factor of 8 in
-        every size; ``nearest``, the factor to the nearest (None without one); ``why`` it is
-        transferred; and ``assumptions``: key path -> why.
+        ``cost_model``, ``applies_to`` (ops) and ``basis``. A basis is "spec" (published peaks and bandwidths, with the
+        efficiencies of the description), "assumed" (some number of the description is an assumption), "derived" (by the
+        command model of the DRAM), "fitted" (to measurements of the device), "transferred" (from other devices' fits) or
+        "measured". ``error`` is the median error, cross-validated over unseen shapes (None without measurements).
+        ``rows`` counts the measured rows of number format ``format``, ``other_rows`` the rows of other formats.
+        ``near_rows`` counts the rows within about a factor of 8 in every size; ``nearest`` is the factor to the nearest
+        row (None without rows). ``why`` is the reason for a transfer; ``assumptions`` maps key path -> reason.
     """
     out = []
     sources = used_sources(sources, deployment.model.numerics)
@@ -71,7 +70,7 @@ def evidence(
         prefixes = (f"processors.{processor.name}.", "memory.")
         many = len(deployment.device.processors) > 1
         entries = processor.model.evidence(processor_ops)
-        # A derived efficiency replaces the flat one; without it the data's layout plays no part.
+        # A derived efficiency replaces the flat one. Without a derived one, the layout of the data has no effect.
         derived = any(e.basis == DERIVED for e in entries)
         unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
         known = {key: source for key, source in sources.items() if unused not in key}
@@ -123,7 +122,7 @@ def _explained(
 
 
 VERSIONED = ("gap_s", "sequence_s")
-"""Times of the host that an engine's version has."""
+"""Host times that depend on the engine's version."""
 
 
 def _host(policy: Policy, deployment: Deployment) -> Records:
@@ -189,7 +188,7 @@ def _acceptance(deployment: Deployment) -> Records:
 
 
 def _maps(deployment: Deployment) -> Records:
-    """Evidence of expert maps: the loads from which they are made, if there are maps."""
+    """Return the evidence of expert maps: the expert loads they are made from; empty without maps."""
     if deployment.parts.get("expert-copies") is None:
         return []
     loads = {
@@ -200,7 +199,7 @@ def _maps(deployment: Deployment) -> Records:
 
 
 def _waits(deployment: Deployment) -> Records:
-    """Evidence of the time between steps that a fitted host adds."""
+    """Return the evidence of the time between steps that a fitted host adds."""
     host = host_of(deployment.system)
     fit = None if host is None else host.fitted
     if fit is None or fit.step_gap_s is None:
@@ -222,7 +221,7 @@ def _power(deployment: Deployment) -> Records:
 
 
 def _int4(deployment: Deployment) -> Records:
-    """Return the kernels that represent 4-bit integers, which no step names."""
+    """Return the evidence of the kernels used for 4-bit integer weights, whose format no op states."""
     numerics = deployment.run.numerics
     if "int4" not in map(numerics.weight_format, WEIGHT_GROUPS):
         return []
@@ -233,7 +232,7 @@ def _int4(deployment: Deployment) -> Records:
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:
-    """Evidence of static power; a device without any is an assumption too."""
+    """Return the evidence of static power; if the device has none, this is an assumption too."""
     if deployment.system.device.static_W == 0 and not any("static_W" in key for key in sources):
         sources = {"device.static_W": "assumed: none given, so static energy is 0"}
     return _entry("static power", "energy per token", sources, ("static_W",))
@@ -257,7 +256,7 @@ def used_sources(sources: Mapping[str, str], numerics: Numerics) -> dict[str, st
 def entry(
     model: str, applies_to: str, basis: str, assumptions: Mapping[str, str] | None = None, why: str = "", **known: Any
 ) -> dict[str, Any]:
-    """Return an entry; of a model without an error of measured rows, unless `known` has it."""
+    """Return one evidence entry; `known` replaces its values, which by default state no error and no measured rows."""
     said = {"why": why} if why else {}
     rest: dict[str, Any] = {"error": None, "rows": 0, "assumptions": assumptions or {}}
     return {"cost_model": model, "applies_to": applies_to, "basis": basis, **rest, **known, **said}

@@ -10,9 +10,9 @@ from ..show.text import Blocks, Records, Rows
 from .ranges import Ranges
 
 KINDS = ("measured", "fitted", "transferred", "derived", "assumed", "spec")
-"""Bases in the order of their worth."""
+"""Bases, from the best evidence to the weakest."""
 NAMED = 3
-"""Ops out of range that a line names."""
+"""Maximum number of out-of-range ops that a line names."""
 
 
 def evidence_rows(evidence: Rows, system: str, ranges: Ranges | None = None) -> Records:
@@ -51,7 +51,7 @@ def _in_range(e: Mapping[str, Any], outside: Mapping[str, float]) -> str | None:
 
 
 Known = tuple[Rows, str, "Ranges | None"]
-"""Evidence, of which system, and what of it is out of range."""
+"""Evidence of a system, the system's name, and the part that is out of range."""
 
 
 def evidence_blocks(known: Sequence[Known], why: bool) -> Blocks:

@@ -33,7 +33,7 @@ FRAME = Interval(0.87, 1.15)
 
 @dataclass(frozen=True, slots=True)
 class FrameRun(Result):
-    """Images served; see `frames`."""
+    """Result of serving images on one FPGA; see `frames`."""
 
     FILE = "summary.json"
     TABLES = (("frames.csv", "columns", STAMPS),)
@@ -190,13 +190,13 @@ def frames(
     Parameters
     ----------
     rate : float, optional
-        Images per second; without it `in_flight` images are always waiting or served.
+        Arrival rate [images/s]. Default: a closed loop of `in_flight` images.
     tasks : str
-        "single", "round-robin", "random" or task numbers such as "0,1,1".
+        Task of each image: "single", "round-robin", "random" or task numbers such as "0,1,1".
     schedule : str
-        "reordered", "cache" or "on-chip".
+        Order of the experts: "reordered", "cache" or "on-chip".
     routing, seed : str, int
-        Routing of tokens to experts, sampled for each image, task and layer.
+        Distribution of tokens over experts, and the seed of its samples; sampled for each image, task and layer.
     progress : callable, optional
         Called with (images done, images in all).
 

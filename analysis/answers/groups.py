@@ -20,7 +20,10 @@ from ..parallel.local import MAX_WORKERS, Workers
 def play_groups(
     scenario: Scenario, groups: int | None, workers: int | None, dask: str | None, keep: bool, progress: Progress | None
 ) -> Groups | None:
-    """Simulate each group of a scenario's replicas; None where it is not cut."""
+    """Simulate each group of a scenario's replicas; return the groups' states and a file of kept records.
+
+    Returns None if `groups` is None, and no file unless `keep`.
+    """
     where = Workers(workers, dask)
     if groups is None:
         if workers is not None or dask is not None:

@@ -65,7 +65,7 @@ def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> d
     Parameters
     ----------
     known : dict, optional
-        Digests found before, by what was read; added to, so that points that share a file read it once.
+        Digests found before, by what was read. New digests are added, so that points that share a file read it once.
     """
     known = {} if known is None else known
     digests = {}

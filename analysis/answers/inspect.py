@@ -52,12 +52,12 @@ class Inspection(Result):
         return attention_kind(self.model)
 
     def formats(self) -> dict[str, str]:
-        """Formats of the weight groups that differ from the default."""
+        """Return the weight groups whose number format differs from the default -> format."""
         return dict(self.model.numerics.weights)
 
     @property
     def state(self) -> int:
-        """State of one sequence [B]."""
+        """Return the fixed-size state of one sequence [B]."""
         return int(self.model.state_bytes_per_sequence)
 
     @property
@@ -131,7 +131,7 @@ class Inspection(Result):
 
 
 SHOWN_IMAGE = (1920, 1080)
-"""Pixels of the image whose tokens are shown."""
+"""Width and height of the image whose tokens are counted [pixels]."""
 MOST_KINDS = 4
 """Kinds of layers whose windows are listed one by one."""
 

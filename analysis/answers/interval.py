@@ -24,16 +24,22 @@ from .error_factors import POWER, STEP, Amounts, Conditions, Widths, amounts, fi
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
 MEDIAN, SURE = 0.5, 0.8
-"""Chances that a load holds with: the median of the evidence, and the one that is reported next to it."""
+"""Probabilities with which a load is sustained: the median of the evidence, and the one reported next to it."""
 DRAWS = 2000
 BETWEEN = 0.03 / 0.6745
-"""Standard deviation of the host and framework share: modelled steps are within 3 % (median) of a vLLM server's at
-equal batch, on eleven H100 runs (`serving_h100`), which are not used to judge intervals."""
+"""Standard deviation of the logarithm of the host and framework share.
+
+The median absolute error of step times is 3 % against a vLLM server at equal batch, on eleven H100 runs
+(`serving_h100`); 0.6745 converts it to a standard deviation. These runs are not used to judge intervals.
+"""
 HOST = Ratios(-0.35, 0.0, 0.35)
-"""Error of the host time that a version adds to a step (`upkeep`). The points separate TensorRT-LLM's 50 us a
-sequence from 0 and from 55, not from 100. Values of 2024 differ by as much between two devices."""
+"""Error (logarithms) of the host time that an engine's version adds to a step (`upkeep`).
+
+Measured points distinguish TensorRT-LLM's 50 us per sequence from 0 and from 55 us, but not from 100 us. Values of 2024
+differ by this much between two devices.
+"""
 KNOWN = 0.5
-"""Minimum share of the time with measurements; below it there is no interval."""
+"""Minimum share of the time with measurements; an interval needs it."""
 LONGEST = 10.0
 """Factor at which a latency counts as unbounded."""
 
@@ -66,8 +72,8 @@ class Interval:
     Attributes
     ----------
     low, high : float
-        The simulated value is always between them, for any bias of its parts. High is infinite if the system would be
-        overloaded.
+        Factors with low <= 1 <= high: the interval always contains the simulated value. High is infinite if the system
+        would be overloaded.
     """
 
     low: float
@@ -105,7 +111,7 @@ def parts_of(deployment: Deployment, stage: StageCost) -> list[TimeShare]:
         counts = placed.count * (1.0 if deployment.apart is None else placed.exposed)
         out.append(TimeShare(placed.cost.seconds * counts, *seen[key]))
     if stage.fetch is not None and stage.fetch.waited_s > 0.0:
-        out.append(TimeShare(stage.fetch.waited_s, "", None))  # no measurement tells of the link
+        out.append(TimeShare(stage.fetch.waited_s, "", None))  # the link of expert fetches has no measurements
     return out
 
 
@@ -161,7 +167,7 @@ def step_errors(conditions: Conditions) -> StepErrors | None:
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
     """Return the central part of the samples, widened to contain the predicted value."""
     ends = [(1.0 - level) / 2, (1.0 + level) / 2]
-    low, high = np.quantile(drawn, ends, method="nearest")  # between two infinities lies no number
+    low, high = np.quantile(drawn, ends, method="nearest")  # interpolating between two infinities would give NaN
     return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
 
 

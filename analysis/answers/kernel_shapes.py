@@ -1,7 +1,7 @@
 """The shapes of kernels that a model runs on a device, as tables to measure (``opbyte kernels shapes``).
 
-Each function below is the other way round of a family's ``from_op``: an op of a step as the row of a table that
-`workloads.kernel_tables` reads, so that ``from_table`` finds in the row what ``from_op`` finds in the op.
+Each function below converts an op of a step to a row of the table that `workloads.kernel_tables` reads. A kernel family's
+``from_table`` reads the same sizes from this row as its ``from_op`` reads from the op.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class KernelShapes(Result):
     Attributes
     ----------
     tables : mapping of str to list of dict
-        Family -> distinct rows, without source and time.
+        Kernel family -> distinct rows, without source and time.
     left_out : tuple of str
-        Ops that no table of one device covers.
+        Ops that no kernel table of one device covers.
     """
 
     deployment: Deployment
@@ -93,9 +93,9 @@ def kernel_shapes(
     Parameters
     ----------
     batches, contexts : sequence of int
-        Numbers of decodes in the system, and their cached tokens [tokens].
+        Numbers of decodes in the system, and the cached tokens of each; every combination is one step.
     prompts : sequence of int
-        Steps of one prompt each [tokens].
+        Prompt lengths [tokens]; each is one step with one prompt.
     **options
         Options of `simulator.scenario.options.DeployOptions`, such as ``tp`` or ``dtype``.
 
@@ -199,10 +199,10 @@ def _mla(op: Op, keys: int) -> Found:
 
 
 def _experts(op: Op, keys: int) -> Found | None:
-    """Return a call on the local experts: after an all-to-all it includes only their tokens.
+    """Return the grouped matmul of the local experts; after an all-to-all it includes only the tokens they receive.
 
-    Where these are not a multiple of top-k, as rows of one expert each; an expectation of less than one
-    is measured as one.
+    If the number of (token, expert) pairs is not a multiple of top-k, the row has top-k 1. An expected number of active
+    experts below 1 is measured as 1.
     """
     s, loads = op.shape, op.loads
     if loads is None or "inter" not in s:  # adapters
@@ -236,4 +236,4 @@ ROWS: Mapping[str, Callable[[Op, int], Found | None]] = {
     "gemm": _gemm, "attention_decode": _decode, "attention_prefill": _prefill, "mla_decode": _mla,
     "mla_prefill": _mla, "experts": _experts, "elementwise": _vector,
 }  # fmt: skip
-"""Kind of op -> its family, kernel, number format and shape."""
+"""Kind of op -> function that returns its kernel family, kernel, number format and shape."""

@@ -31,12 +31,12 @@ class Limit:
     Attributes
     ----------
     resource : str
-        "KV capacity", "sequence limit", or what bounds the steps: a processor's arithmetic or
+        "KV capacity", "sequence limit", or the bound of the steps: a processor's arithmetic or
         memory bandwidth, a link, or fixed costs.
     share : float
-        Part of the time it accounts for: of waiting, or of the steps in question.
+        Share of the waiting time, or of the steps' time, that this resource accounts for.
     why : str
-        A sentence.
+        The reason as a sentence.
     """
 
     resource: str
@@ -53,15 +53,15 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
     Parameters
     ----------
     run : Run
-        With its stages kept.
+        Run whose stages were kept.
     missed : mapping of str to float
         Exceeded limits [s], such as ``ttft_p99``; empty if only the load is too high.
 
     Returns
     -------
     Limit
-        Where first tokens come late because requests wait, what they wait for; else what bounds
-        the steps that are too long.
+        If TTFT exceeds its limit because requests wait: the resource they wait for. Otherwise: the bound of the steps
+        that are too long.
     """
     stages = steady_stages(run)
     late = [name for name in missed if name.startswith(("tbt", "tpot"))]

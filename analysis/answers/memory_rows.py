@@ -38,7 +38,7 @@ def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float
     memory : str or DramSpec
         A standard with bank bundles.
     shares : sequence of float
-        Of the xPU's visits, those to the Logic-PIM's bundle.
+        Share of the xPU's row visits that go to the Logic-PIM's bundle.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float
     visits = ROWS * t.CCD_L // t.CCD_S
     rows = []
     for share in shares:
-        # Spread evenly: visit k is a shared one where k x share passes a whole number.
+        # Shared visits are spread evenly: visit k is one if k x share passes a whole number.
         shared = [int((k + 1) * share) > int(k * share) for k in range(visits)]
         xpu = [BundleRead(0 if hit else 1 + k % others, columns, t.CCD_S) for k, hit in enumerate(shared)]
         alone = [sum(v.columns * v.clocks for v in side) for side in (near, xpu)]
@@ -92,7 +92,7 @@ def dram_rows(deployment: Deployment) -> Records:
     -------
     list of dict
         ``processor``, ``memory``, ``pattern``, ``efficiency`` (of the processor's bandwidth) and
-        ``ops`` (kinds that read so).
+        ``ops`` (kinds of ops with this access pattern).
     """
     if not derives(deployment.device):
         return []

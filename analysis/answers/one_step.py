@@ -33,9 +33,9 @@ class StepLoad:
     Attributes
     ----------
     decodes, context : int
-        Sequences, and the cached tokens of each.
+        Decoding sequences, and the cached tokens of each.
     images : int
-        At once on GPUs, one after another on an FPGA; 0 for a language model.
+        Number of images, one batch on GPUs, one after another on an FPGA; 0 for a language model.
     schedule, seed : str, int
         Schedule of experts on an FPGA, and the seed of its samples.
     """
@@ -48,7 +48,7 @@ class StepLoad:
 
     @property
     def items(self) -> int:
-        """Images or tokens of the step."""
+        """Return the number of images or tokens of the step."""
         return self.images or self.decodes
 
 
@@ -68,15 +68,15 @@ class StepCost:
     Attributes
     ----------
     seconds : float
-        Of the step, or of all images.
+        Duration of the step, or of all images [s].
     joules, static_joules : float
-        Of all devices; the part that is static or board power.
+        Energy of all devices, and its part due to static or board power [J].
     deployment : Deployment or None
-        None on an FPGA.
+        Model on its devices; None on an FPGA.
     stage : StageCost or None
-        Op by op, where the step's time is the sum of its ops.
+        Costs op by op; None if the step's time is not the sum of its ops.
     elsewhere_bytes : float
-        Weights of experts for which the devices' memories have no slots.
+        Weights of experts for which the devices' memories have no slots [B].
     """
 
     seconds: float
@@ -133,7 +133,7 @@ def step_on(deployment: Deployment, system: SystemSpec, load: StepLoad) -> StepC
         _check_cache(deployment, load)
     if any(p.kind == PIPELINE for p in system.device.processors.values()):
         return _pipelined(deployment, system, load)
-    # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
+    # Every pipeline stage has a share of the batch; all shares are in flight at the same time.
     waves = min(deployment.layout.pp, load.items)
     items, front = -(-load.items // (deployment.replicas * waves)), deployment.model.front
     batches = (

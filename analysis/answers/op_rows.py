@@ -15,17 +15,17 @@ class OpRow:
     Attributes
     ----------
     count : int
-        Layers.
+        Number of layers that run the op.
     flops, bytes : float
-        Of one device's share in one layer; matmul FLOP and main-memory traffic [B].
+        Matmul FLOPs and main-memory traffic [B] of one device in one layer.
     op_per_byte : float or None
-        None for collectives, which move nothing through main memory.
+        Arithmetic intensity [FLOP/B]; None for collectives, which have no main-memory traffic.
     seconds, joules : float
-        Of one layer on one device [s, J].
+        Time and energy of one layer on one device [s, J].
     bound : str
         "compute", "memory", "link" or "latency".
     dtype : str
-        Format it computes in.
+        Arithmetic format of the op.
     """
 
     name: str
@@ -48,7 +48,7 @@ class OpRow:
 def merged(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
     """Return one row for each op and processor, averaged over layers with different loads.
 
-    `clock` is what of the energy is left at the clock that the power limit allows.
+    `clock` is the energy of an op at the clock that the power limit allows, over its energy at the nominal clock.
     """
     groups: dict[tuple[str, str, str, str], list[PlacedOp]] = {}
     for placed in stage.ops:
@@ -59,7 +59,7 @@ def merged(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
 
 
 def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -> OpRow:
-    """Sum up equal ops of a step: their count, and means of one."""
+    """Combine equal ops of a step into one row: their number, and the means over them."""
     layer, name, kind, processor = key
     count = sum(p.count for p in placed)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TextOrRows = str | Rows
 UNITS = {"B": (2.0**30, "GiB"), "B/s": (1e9, "GB/s")}
 MOST_ROWS = 16
-"""Rows of a part's table for people; JSON has all."""
+"""Maximum number of printed rows of a part's table; JSON contains all rows."""
 
 
 def text_of(value: Any, unit: str) -> str:
@@ -86,7 +86,7 @@ def blocks_of(parts: Mapping[str, Any], late: bool) -> Iterator[TextOrRows]:
 
 
 def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
-    """Return the figures and values of each part."""
+    """Yield the `Figures` and the values of each part."""
     for name, left in parts.items():
         if PARTS[name].hook("figures") is not None:
             yield PARTS[name].figures(left), left
@@ -100,7 +100,7 @@ def step_parts(deployment: Deployment, stage: StageCost) -> dict[str, Any]:
 
 
 def with_columns() -> tuple[Figures, ...]:
-    """Return the figures of parts that have columns of a sweep."""
+    """Return the `Figures` of all parts that add columns to a sweep."""
     figures = [part.hook("figures") for part in PARTS.values()]
     return tuple(figure for figure in figures if figure and figure.columns)
 

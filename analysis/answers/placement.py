@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 DRAWS = 20
-"""Sampled steps that measure the difference between one step and the long run."""
+"""Number of sampled steps that show how the loads of one step differ from the long-run loads."""
 BEFORE = "in order"
 """Name of the reference placement: experts in order, without copies."""
 COPYING = ("even", "replicated")
-"""Policies that leave experts in order unless there are copies."""
+"""Policies that change the order of experts only if there are redundant experts."""
 NOTES = (
     "Long run: loads by the router's popularity, which maps are made from. A step: mean of "
     f"{DRAWS} samples of this batch. Step time: expected loads, as `opbyte roofline` has it. Moving: "
@@ -58,17 +58,18 @@ class Placed:
     Attributes
     ----------
     redundant : int
-        Copies of a layer's experts over all devices.
+        Redundant experts of a layer, over all devices.
     long_run, drawn : float
-        Load of the most loaded device over the mean, mean over layers: by popularity, in a step.
-    copy_bytes, weights_bytes : float
-        Of copies, and of all weights, on a device [B].
-    fits : bool
-        Whether the weights fit.
+        Load of the most loaded device over the mean load (mean over layers), by popularity and in sampled steps.
+    copy_bytes : float
+        Bytes of redundant experts on a device [B].
+    weights_bytes : float or None
+        Bytes of all weights on a device [B]; None if the weights do not fit.
     step_s : float
-        Of the step [s].
+        Duration of the step [s].
     moved_bytes, moving_s : float
-        Of experts that a device gets, coming from the placement in order; at most, over all devices.
+        Experts that the device with the most new experts receives [B], and the transfer time [s], when the placement
+        replaces the placement in order.
     """
 
     policy: str
@@ -133,7 +134,7 @@ class Placement(Result):
         return str(self.after.deployment.parts["expert-copies"].dispatch)
 
     def evidence(self) -> Records:
-        """Evidence for the chosen placement and for moving to it."""
+        """Return the evidence for the chosen placement and for the time to move experts to it."""
         return [*evidence(self.after.deployment, self.sources), MOVING]
 
     def records(self) -> Rows:
@@ -227,9 +228,9 @@ def placement(
     model, system : str, Path or spec
         Catalog name or file.
     batch, context, prefill : int
-        The step, as in `roofline`.
+        Sequences, cached tokens and prompt tokens of the step, as in `roofline`.
     period : int, optional
-        Steps between two maps; the cost of moving experts is shared by them.
+        Steps between two rebalancings; the time of moving experts is divided by this number.
     **options
         Options of `simulator.scenario.options.DeployOptions`. Without ``expert_placement`` every policy
         is tried; without ``redundant_experts`` no copies and one a layer and group.

@@ -17,7 +17,7 @@ from ..show.text import show
 
 
 def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[str, float | int | None]:
-    """Return devices, their cost and the cost of tokens; None if the device has no price.
+    """Return the number of devices, the cost of a device [USD/h] and of a million tokens [USD]; None for unknown costs.
 
     ``processor_area_mm2`` is `added_area_mm2`. With two pools or separate experts the cost is the mean device's, the
     area is the decoding or attention device's. An autoscaled fleet counts its mean number of devices.
@@ -27,7 +27,7 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
     if pools_of(run) or beside is not None:
         kinds = [(p.deployment, p.mean_devices(run.window)) for p in pools_of(run)]
         devices = sum(count for _, count in kinds) or run.devices
-        if beside is not None:  # of the last pool, or of the one system
+        if beside is not None:  # the separate experts belong to the last pool, or to the only system
             here, there = kinds.pop() if kinds else (run.deployment, devices)
             kinds += [(here, there - beside.experts_devices)]
             kinds += [(beside.deployment, float(beside.experts_devices))]
@@ -52,8 +52,8 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
 HOURS_A_YEAR = 8766.0
 YEARS, USD_PER_KWH, PUE = 4.0, 0.1, 1.3
 OWNED = ("years", "usd_per_kWh", "pue")
-"""Cost assumptions for owned devices, used by default: usual depreciation, industrial electricity, an air-cooled
-hall."""
+"""Options for owned devices: years of depreciation, cost of industrial electricity, and PUE of an air-cooled data centre.
+Their defaults are `YEARS`, `USD_PER_KWH` and `PUE`."""
 
 
 GIVEN = "as given"
@@ -89,7 +89,7 @@ def _sourced(given: str | None, option: str) -> dict[str, tuple[float, str]]:
 
 
 def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
-    """Return device, dollars and source of every listed price."""
+    """Return device, USD and source of every listed amount, as text."""
     if not given:
         return []
     if not is_path(given):
@@ -160,16 +160,16 @@ def price_rows() -> list[dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What deployments are judged by, in the order of `WORTH`; None where it is unknown.
+    """Metrics by which deployments are compared, in the order of `WORTH`; None if unknown.
 
     Attributes
     ----------
     tokens_per_s_per_device : float or None
-        Output of all, by the devices that make it.
+        Output tokens/s of all devices, divided by their number.
     tokens_per_s_per_user : float or None
-        One over the mean time per output token.
+        Output tokens/s of one user (interactivity): 1 / mean TPOT.
     joules_per_token, usd_per_million_tokens : float or None
-        Of output tokens.
+        Energy of an output token [J], and cost of a million output tokens [USD].
     """
 
     tokens_per_s_per_device: float | None
@@ -181,7 +181,7 @@ class Worth:
         return {name: getattr(self, name) for name in WORTH}
 
     def of_more(self, factor: float) -> Worth:
-        """Return the same output of `factor` times as many devices."""
+        """Return the metrics if `factor` times as many devices produce the same output."""
         rate, usd = self.tokens_per_s_per_device, self.usd_per_million_tokens
         return replace(
             self,
@@ -205,7 +205,7 @@ def worth_of(run: Run, scenario: Scenario) -> Worth:
 
 
 def added_area_mm2(device: DeviceSpec) -> float | None:
-    """Area of processors near memory on all stacks of a device [mm2]; None without such processors."""
+    """Return the area of processors near memory on all stacks of a device [mm2]; None without such processors."""
     area = [sum(p.area_mm2.values()) for p in device.processors.values() if p.area_mm2]
     return sum(area) * device.memory.stacks if area else None
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...simulator.results.record import Run
 
 SHOWN = 3
-"""Ops that a sentence names."""
+"""Maximum number of ops that a sentence names."""
 UNMEASURED = 0.5
 """Share of the time out of the range of measurements beyond which a system counts as not measured."""
 
@@ -38,15 +38,15 @@ class Outside:
     Attributes
     ----------
     kernels : str
-        Whose range it leaves: a kernel family and the number format.
+        Kernel family and number format of the cost model.
     calls : float
-        Times it ran out of range.
+        Number of executions out of range.
     share : float
-        Share of the time that these calls take.
+        Share of the total time that these executions take.
     beyond : str
-        Which size is out of range, and the measured range.
+        The size that is out of range, and the measured range.
     low, high : float or None
-        Between these, 8 of 10 such calls are expected to have measured over predicted seconds.
+        80 % interval of measured over predicted time for these executions.
     """
 
     op: str
@@ -77,9 +77,9 @@ class Ranges:
     Attributes
     ----------
     calls : float
-        Of all ops.
+        Number of executions of all ops.
     outside : tuple of Outside
-        Those out of range, the longest first.
+        Ops out of range, the one with the longest time first.
     """
 
     system: str
@@ -146,7 +146,7 @@ def ranges_of_stage(deployment: Deployment, stage: StageCost) -> Ranges:
         calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
         processor = runs_on(deployment, placed.op).device.processors.get(placed.processor)
         covers = getattr(processor and processor.model, "covers", None)
-        if not entries[key] and covers is not None and not covers(placed.op):  # as a row that is `NOT_THERE`
+        if not entries[key] and covers is not None and not covers(placed.op):  # like a row `NOT_THERE`
             tables[key] = calls[key]
         if placed.critical:
             seconds = placed.cost.seconds * placed.count * placed.exposed

@@ -16,10 +16,10 @@ from .interval import LEVEL, Interval, beyond_steps
 from .run_interval import RunIntervals, end_to_end
 
 MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
-"""Maximum replicas and requests of such a run; ratios of means need no more."""
+"""Maximum replicas and requests of a run at an end of the interval; ratios of means need no more."""
 STEEP = 1.2
-"""Ratio of a latency's interval to the step's interval from which both ends are simulated, as the formula is not
-exact."""
+"""Both ends are simulated if the high factor of TPOT is at least this times the high factor of the step time, because the
+formula is then not exact enough."""
 FIXED = (
     "autoscale", "fail", "mtbf", "classes", "kv_tiers", "images", "duration", "turns", "think",
     "rate_profile", "since", "trace",

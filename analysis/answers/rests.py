@@ -18,10 +18,12 @@ def basis_of(
 
     Parameters
     ----------
-    given, loaded : str, Path or SystemSpec
-        As the user wrote it, and what was read there.
+    given : str, Path or SystemSpec
+        The system as the user named it.
+    loaded : SystemSpec
+        The system that was loaded from it.
     host : str, optional
-        Of its devices, by name or file.
+        Host of the devices, by name or file.
     """
     if isinstance(given, SystemSpec):
         return Rests(loaded, {}, deployment)

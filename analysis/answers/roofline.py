@@ -282,13 +282,13 @@ def roofline(
     batch : int
         Decoding sequences in the whole system, distributed evenly to data-parallel ranks.
     context : int
-        Tokens each of them has in its KV cache.
+        Cached tokens of each decoding sequence.
     prefill : int
-        Tokens of one prompt that joins the step (0 = a decoding-only stage).
+        Tokens of one prompt in the same step (0 = a decode-only step).
     images, image_size : int, str
-        Number of images of that prompt, whose tokens are added, and their pixels (``1920x1080``).
+        Number of images of that prompt, and their pixels (``1920x1080``). Their tokens are added to `prefill`.
     timeline : bool
-        Also say when each op runs, on which processor or link (`Roofline.bars`).
+        Whether to compute when and where each op runs (`Roofline.bars`).
     **options
         Options of `simulator.scenario.options.DeployOptions`, such as ``tp`` or ``placement``, and of
         `SpeculationOptions`. Loads of experts are expectations, so the table has no noise.
@@ -305,8 +305,8 @@ def roofline(
 
     Notes
     -----
-    A model larger than the system's memory is costed all the same (its Op/B is a property of
-    the model); the result then carries a warning.
+    A model larger than the system's memory is costed, too, because its Op/B is a property of the model. The result then
+    has a warning.
     """
     if image_size is not None:
         read_size(image_size)

@@ -51,7 +51,7 @@ def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], de
     for p in processors:
         names = list(used.get(p.name, ())) or [default]
         shown = [roof_of(p, name) for name in names]
-        memory = max(roof["memory_efficiency"] for roof in shown)  # one memory, whatever the format
+        memory = max(roof["memory_efficiency"] for roof in shown)  # all formats share one memory
         rows += [
             roof | {"name": roof_name(p.name, n, used), "dtype": n, "memory_efficiency": memory}
             for n, roof in zip(names, shown, strict=True)

@@ -1,9 +1,9 @@
 """Intervals of a run: throughput, TPOT, TTFT, end-to-end time, energy.
 
-In a closed loop with times `r` times as long, throughput is `1 / r` and every latency `r` times as long. With open-loop
-arrivals slower steps hold more requests. With a step of `a + b n` seconds for `n` requests and Little's law, a latency
-is `r (1 - e) / (1 - r e)` times as long, where `e` is the share of the step that grows with its requests; throughput is
-constant until `r e` is 1.
+In a closed loop whose steps take `r` times as long, throughput is `1 / r` times and every latency `r` times the simulated
+one. With open-loop arrivals, slower steps contain more requests. If a step of `n` requests takes `a + b n` seconds,
+Little's law gives a latency of `r (1 - e) / (1 - r e)` times the simulated one, where `e` is the share of the step time
+that grows with its requests. Throughput is constant until `r e` is 1.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from .interval import (
 QUANTILES = 41
 NOT_OFF = Ratios(0.0, 0.0, 0.0)
 DELTA = 0.25
-"""Share of requests added to see how a step grows."""
+"""Share of requests added to a step to measure how its time grows."""
 LENGTHS = np.linspace(0.03, 0.97, 16)
-"""Quantiles of prompts whose launches are averaged: short ones replay graphs in pieces, long ones launch all kernels."""
+"""Quantiles of prompt lengths over which launch times are averaged: short prompts replay piecewise graphs, long ones
+launch every kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ class RunIntervals:
     Attributes
     ----------
     step : Interval
-        On the seconds of a step, and so on what the system could serve at most, inverted.
+        Factors on the step time; their inverses apply to the highest load the system could serve.
     slowdowns : tuple of float
-        Quantiles of how many times as long a step is as it is said to be, from 0 to 1 in even parts.
+        Quantiles of true over predicted step time, at equally spaced probabilities from 0 to 1.
     waiting : Ratios
         Errors of TTFT beyond the errors of its steps.
     reasons : tuple of str
-        Factors that widen them, the largest first; see `error_factors`.
+        Names of the error factors that widen the intervals, the largest first; see `error_factors`.
     """
 
     step: Interval
@@ -86,7 +87,11 @@ class RunIntervals:
 
 @dataclass(frozen=True, slots=True)
 class StepDraws:
-    """Samples of measured over predicted time of a step's kernels, and the host's time [s]: launches, and what its version adds."""
+    """Samples of measured over predicted time of a step's kernels, and the host's times.
+
+    `seconds` is the predicted time of the kernels, `launch_s` of their launches, and `host_s` what the engine's version
+    adds to a step [s]; `hidden` if that overlaps with the kernels.
+    """
 
     kernels: F8
     seconds: float
@@ -106,17 +111,17 @@ class RunDraws:
     Attributes
     ----------
     prompts : float
-        Share of the time that steps with prompts take.
+        Share of the run's time in steps with prompts.
     growth, busy : float
-        Parts of a step of decodes, and of prompts, that grow with the requests in it; 0 in a closed loop.
+        Share of a decode step's time, and of a prompt step's time, that grows with its requests; 0 in a closed loop.
     closed : bool
-        Whether throughput scales with the steps: a closed loop, or an overloaded system.
+        Whether throughput is proportional to 1 / step time: in a closed loop, or in an overloaded system.
     first : float
-        Share of a request's time outside queues that is its first token's.
+        TTFT without queueing, over end-to-end time without queueing.
     waits : float
-        Share of a request's whole time that is its first token's.
+        TTFT over end-to-end time, both with queueing.
     prefill_bound : bool or None
-        Whether the pool that prefills is the slower one; None of one engine.
+        Whether the prefill pool is the slower one; None without separate pools.
     """
 
     decode: StepDraws
@@ -152,7 +157,7 @@ class RunDraws:
         ttft = beyond_steps(interval_of(_held(first, self.busy)), waiting)
         throughput = interval_of(served)
         e2e = end_to_end(ttft, tpot, self.waits)
-        if self.closed and self.first > 0.0:  # so many requests are in flight: Little's law
+        if self.closed and self.first > 0.0:  # Little's law: a constant number of requests is in flight
             most = throughput.inverse
             e2e = Interval(max(e2e.low, min(most.low, 1.0)), min(e2e.high, max(most.high, 1.0)), e2e.level)
         quantiles = tuple(np.quantile(slower, np.linspace(0.0, 1.0, QUANTILES)).tolist())
@@ -177,10 +182,10 @@ def usual_draws(
     split: bool = False,
     first_s: float = 0.0,
 ) -> RunDraws | None:
-    """Return draws of a rank's typical decodes, and of a prompt with them, in a closed loop.
+    """Return the inputs of the intervals of a rank's typical steps in a closed loop: decodes, and decodes with a prompt.
 
-    Outputs are twice as long as the contexts beyond the prompts. Where lengths are not known, `first_s` is the simulated time of a first
-    token [s]; with equal lengths it could be longer by the prompts of half of the requests.
+    The mean context is the prompt and half of the output. If lengths are not published, `first_s` is the simulated TTFT [s]:
+    with equal lengths, a request could also wait for the prompts of half of the others.
     """
     batches = usual_batches(decodes, context, prompt)
     stages = [_stage(deployment, batch) for batch in batches]
@@ -210,7 +215,7 @@ def run_intervals(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: b
 def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunDraws | None:
     """Return the inputs of a run's intervals; None if too small a part is based on measurements.
 
-    With two pools, each latency depends on the steps of its own pool. TTFT waits for prompts as in a queue with the
+    With two pools, TTFT depends on the prefill pool's steps, and TPOT on the decode pool's. TTFT waits for prompts as in a queue with the
     prefill pool's utilisation, and the slower pool determines throughput. If all requests arrive at once (`burst`),
     some first tokens wait while others decode, and throughput depends only on the steps.
     """
@@ -244,7 +249,10 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
 
 
 def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost) -> StepDraws | None:
-    """Return samples of a step's kernel time, including the host time of its version if known from runs."""
+    """Return samples of a step's kernel time and the step's host time; None if too little is measured.
+
+    The host time includes the time that the engine's version adds, if that is known from measured runs.
+    """
     drawn = slowdowns(parts_of(deployment, stage))
     if drawn is None:
         return None
@@ -261,7 +269,10 @@ def _step_draws(run: Run, deployment: Deployment, batch: Batch, stage: StageCost
 
 
 def _held(drawn: F8, e: float) -> F8:
-    """Return the factors on a latency if slower steps also contain more requests."""
+    """Return the factors on a latency if slower steps also contain more requests; infinite if overloaded.
+
+    The arguments are the factors on the step time, and the share of the step time that grows with its requests.
+    """
     if not e:
         return drawn
     room = 1.0 - drawn * e

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_SHOWN = 200
-"""Steps at once: each has hundreds of ops."""
+"""Maximum number of steps in a window; each step has hundreds of ops."""
 MOST_TOLD = 20
-"""Steps in the terminal."""
+"""Maximum number of steps printed in the terminal."""
 HOST = "host"
 """Lane of waiting times that are not ops."""
 QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = ("queued", "prompt", "decodes", "preempted", "passed over")
-"""What a request goes through; "passed over" while a step runs without it."""
+"""Phases of a request; "passed over": a step runs without it although it is running."""
 
 
 def read_window(text: str) -> range:
@@ -33,7 +33,7 @@ def read_window(text: str) -> range:
     Raises
     ------
     InputError
-        Neither, none, or more than `MOST_SHOWN`.
+        If the text has neither form, or the window is empty or longer than `MOST_SHOWN` steps.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
     """Return the phases of requests during the given steps."""
     begin, end = shown[0].start_s, shown[-1].end_s
     before = run.steps[: shown[0].number]
-    at: dict[int, tuple[float, int]] = {}  # since when, and how much is in the cache
+    at: dict[int, tuple[float, int]] = {}  # request -> end of its last phase [s], and its cached tokens
     decoding: dict[int, bool] = {}
     for step in before:
         for i, q, cached in _rows(step):

@@ -46,7 +46,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
         if system.devices_per_node > node:
             text = f"a node of {system.device.name} has {node} devices, {system.name} has"
             out.append(f"{text} {system.devices_per_node}: one link joins them all here")
-    # vLLM's rules by name where vLLM runs, without an engine's settings, which say how experts are dealt.
+    # Only for vLLM's policy without an engine file: the file itself states how experts are distributed.
     serving = scenario.serving
     named_vllm = serving.policy == scenario.deployment.framework == "vllm" and serving.engine is None
     groups = run.deployment.layout.ep
@@ -61,7 +61,8 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
 FOUND = 0.5
 """Share of earlier turns' tokens found in the cache below which a warning gives the reason."""
 HELD = 0.9
-"""Share of the turns that a named size holds: those between which no more is stored, as the oldest is evicted first."""
+"""Share of the turns for which the suggested cache size suffices: less than this size is stored between the turn and its
+earlier turn. The oldest entries are evicted first."""
 
 
 def _thrash(scenario: Scenario, run: Run) -> list[str]:

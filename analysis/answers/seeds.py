@@ -115,7 +115,7 @@ def simulate_seeds(
     model, system, keep_stages, progress, percentiles, **options
         See `simulate`.
     seeds : int
-        How many, 1 to 1,000.
+        Number of seeds, 1 to 1,000.
 
     Raises
     ------

@@ -70,23 +70,23 @@ class Simulation(Result):
     run : Run
         The simulator's result: timestamps of requests, op totals, metrics.
     evidence : list of dict
-        Cost models and assumptions behind it.
+        Cost models and assumptions of the run, see `evidence`.
     warnings : tuple of str
-        What a reader should know before trusting it.
+        Reasons to doubt the result.
     sources : mapping of str to str
         Key path of the system's description -> source of that number.
     scenario : Scenario
-        What was asked for.
+        The simulated scenario.
     intervals : RunIntervals or None
-        Factors on its values, see `interval`; None if too small a part is based on measurements.
+        Factors on the run's values, see `interval`; None if too small a part is based on measurements.
     steps : Steps or None
-        Some steps one by one, where they were asked for.
+        Detailed steps, if a window of steps was requested.
     ranges : Ranges or None
-        The part of it that is out of range of its models.
+        The part of the run that is out of range of its cost models.
     why : bool
         Whether the evidence is printed as a table instead of one line.
     emit : str or None
-        Kind of the manifest that is printed too, see `manifests.WRITERS`.
+        Kind of the manifest that is also printed, see `manifests.WRITERS`.
     shown : tuple of str
         The mean and the percentiles of latencies in JSON, tables and reports.
     """
@@ -135,7 +135,7 @@ class Simulation(Result):
             **({"steps": self.steps.records()} if self.steps else {}),
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
-            "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
+            "wall_s": None,  # real time is in `timing`, so that equal runs give equal bytes
         }  # fmt: skip
 
     def timing(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class Simulation(Result):
         return [Drawing(latency(self.requests(), name), text), *replicas_drawn(self.run, name)]
 
     def rests_on(self) -> Known:
-        """Return the cost models, and the part that is out of their range."""
+        """Return the evidence, the system's name, and the part that is out of range."""
         return self.evidence, self.run.deployment.system.name, self.ranges
 
     def requests(self) -> pd.DataFrame:
@@ -285,19 +285,19 @@ def simulate(
     system : str, Path or SystemSpec
         Catalog name or file.
     keep_stages : bool
-        Keep the table of stages.
+        Whether to keep the table of stages.
     steps : str, optional
-        Show some steps one by one (`Simulation.steps`): "N", the first N, or "A:B". All steps then
-        run one by one, which takes longer. Of one engine of one rank.
+        Steps to show in detail (`Simulation.steps`): "N" for the first N, or "A:B". All steps are then
+        simulated one by one, which takes longer. Supports only one engine with one rank.
     progress : callable, optional
-        Called now and then with (requests completed, requests known, simulated seconds).
+        Called from time to time with (requests completed, requests known, simulated seconds).
     groups : int, optional
         Simulate the replicas in N separate groups: identical with round-robin routing, approximate if the router uses
         loads (`Simulation.warnings` says so).
     workers : int, optional
-        Processes that groups run on; one a core by default.
+        Number of processes for the groups; default: one per core.
     dask : str, optional
-        Address of a Dask scheduler, whose workers groups run on instead.
+        Address of a Dask scheduler, whose workers run the groups instead.
     percentiles : str, optional
         Percentiles of latencies that are shown in addition, such as "p95,p99.9".
     **options

@@ -23,7 +23,10 @@ LENGTHS = 1024
 
 
 def room_of(asked: Scenario, run: Run) -> Room:
-    """Limits that a started engine needs for the simulated run: weight format, length, sequences and memory share."""
+    """Return the limits to start an engine with, from the simulated run.
+
+    They are the weight format, the longest request [tokens], the sequence limit and the memory share.
+    """
     d = run.deployment
     longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
     rounded = -(-longest // LENGTHS) * LENGTHS
@@ -43,7 +46,7 @@ def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
     Raises
     ------
     InputError
-        No such file, or what the manifest cannot start.
+        Without an engine file and a system, with separate pools, or if no start command supports the settings.
     """
     file, where = scenario.serving.engine, scenario.system
     if (

@@ -30,7 +30,7 @@ from .usual import kernels_as_usual
 
 SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))
 MAX_BATCH = 1 << 20
-"""Maximum number of sequences: more than any device serves at once, so that a typing error does not fill memory."""
+"""Maximum number of sequences. No device serves more at the same time; the limit stops a typing error from filling memory."""
 
 
 def step_of(
@@ -70,7 +70,7 @@ def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
     Raises
     ------
     InputError
-        A model without an image tower, or whose images' tokens follow from pixels that are not given.
+        If the model has no image tower, or if it needs `image_size` to count tokens and none is given.
     """
     tower = tower_of(model)
     if image_size is None and (tower.tiles or not tower.fixed):
@@ -87,12 +87,12 @@ def stage_of(deployment: Deployment, batch: int, context: int, prefill: int) -> 
 
 
 def bars_of_step(deployment: Deployment, batch: int, context: int, prefill: int) -> tuple[Bar, ...]:
-    """Return the bars of one step: what runs when.
+    """Return the bars of one step: when and where each op runs.
 
     Raises
     ------
     InputError
-        Drafts, or experts that are fetched: when in the step they come is not known.
+        With speculative decoding or fetched experts, whose times within the step are not modelled.
     """
     if deployment.parts.get("drafts") is not None:
         raise InputError("--timeline", "cannot show steps that draft; remove --speculative")

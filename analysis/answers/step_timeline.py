@@ -22,19 +22,19 @@ class Bar:
     stage : int
         Pipeline stage.
     layer : int
-        Of the model; -1 for the embedding, the head and what stages send on.
+        Layer of the model; -1 for the embedding, the head and transfers between stages.
     lane : str
-        Processor or link, which runs nothing else at that time.
+        Processor or link that runs the op; it runs no other op at that time.
     stream : str
-        "compute", or what the exchange runs over.
+        "compute", or the link of an exchange.
     op, kind : str
-        The op, and the part of the model that it is of.
+        Name of the op, and the part of the model it belongs to.
     chunk : int
-        Of the batch; -1 where it is of all of it.
+        Chunk of the batch; -1 for the whole batch.
     bound : str
-        What bounds it.
+        Bound of the op: "compute", "memory", "link" or "latency".
     step : int
-        Of a run.
+        Step of a run; 0 for a single step.
     """
 
     stage: int
@@ -63,7 +63,7 @@ def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, .
         for task, start, end in zip(line.graph.tasks, line.starts, line.ends, strict=True):
             for part in task.parts:
                 low = begin_s + start + part.start
-                # The last part ends with its task to the bit: sums of floats may differ.
+                # The end of the last part is set to the end of its task: sums of floats may differ in the last bit.
                 last = part.start + part.seconds >= task.seconds * (1.0 - 1e-12)
                 high = begin_s + end if last else low + part.seconds
                 if high > low:

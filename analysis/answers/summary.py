@@ -110,7 +110,7 @@ def window_text(window: Window) -> str:
     if window.half_width is None or window.drift is None:
         return text + "."
     chance = f"+- {window.half_width:.1%} by chance (95 %, {window.batches} batches)"
-    from ...simulator.results.steady import DRIFTS  # of no use to most answers
+    from ...simulator.results.steady import DRIFTS  # imported here, because most results do not need it
 
     doubt = (
         ", which more --requests would tell from chance"
@@ -176,7 +176,7 @@ def comparison_rows(runs: Sequence[Run]) -> Records:
         tables.append({label: (x, unit) for label, x, unit in [*first, *latencies, *rest]})
     rows = []
     for label in dict.fromkeys(name for table in tables for name in table):
-        if label.startswith(" "):  # a part of the line above it
+        if label.startswith(" "):  # an indented label is a part of the row above it
             continue
         values = [table.get(label, (None, "")) for table in tables]
         row = {"": label}

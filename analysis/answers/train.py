@@ -50,8 +50,8 @@ BACKWARD = (
     "grouped matmuls by their shapes, fused attention at 0.75 of the forward kernel's rate"
 )
 FITTED, CONSTANTS = Interval(0.969, 1.032), Interval(0.878, 1.139)
-"""What the five constants fitted to training steps (`simulator.training.layers.SUSTAINED`) add to the error of `CARDS`, and of a card that they were not
-fitted to: 80 % of the changes of 103 predictions are below 3.2 % with a model left out, and below 13 % with a card left out."""
+"""Errors of the five constants fitted to training steps (`simulator.training.layers.SUSTAINED`): on `CARDS`, and on other devices. With one
+model left out of the fit, 80 % of 103 predictions change by less than 3.2 %; with one device left out, by less than 13 %."""
 CARDS = frozenset({"h100", "b200", "b300", "gb200", "gb300"})
 EXPOSED = (
     "Gradients leave layer by layer behind the last backward pass, weights come before the first "
@@ -68,7 +68,7 @@ class Training(Result):
     sources : mapping of str to str
         Key path of the system's description -> source of that number.
     tried, candidates : tuple of mapping, int
-        Of a search: its best few, this one first, and how many fit.
+        Best few candidates of a search, this one first, and the number of candidates that fit.
     """
 
     PICTURES = ("training.png",)
@@ -109,7 +109,7 @@ class Training(Result):
 
     @property
     def mfu(self) -> float:
-        """Return the MFU: matmul FLOPs of three forward passes (only visible pairs) over the peak."""
+        """Return the MFU: matmul FLOPs of three forward passes (attention over visible pairs only) over the peak."""
         return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
 
     @property
@@ -196,7 +196,7 @@ class Training(Result):
                         sums.setdefault(name, [0.0, 0.0, 0.0])[i] += amount
         board, nominal_J = self.deployment.device.board, sum(work for _, _, work in sums.values()) or 1.0
         static_J = self.devices * (board.idle_joules(self.step.seconds) + board.busy_joules(self.step.seconds))
-        held = (self.step.joules - static_J) / self.layout.microbatches / nominal_J  # under the limit; Adam's is in it
+        held = (self.step.joules - static_J) / self.layout.microbatches / nominal_J  # at the limited clock
         return [
             {"part": name, "forward_seconds": f, "backward_seconds": b, "joules": work * held}
             for name, (f, b, work) in sums.items()
@@ -285,20 +285,20 @@ def train(
     model, system : str, Path or spec
         Catalog name or file.
     batch, seq : int
-        Sequences of a step over all devices, and tokens of each: the model's longest if not given, 4,096 at most.
+        Sequences of a step over all devices, and tokens of each. Default length: the model's maximum, at most 4,096.
     micro_batch : int
-        Sequences that a data-parallel rank works on at once.
+        Sequences in one micro-batch of a data-parallel rank.
     zero : int
-        Stage of ZeRO: what data-parallel ranks share, 0 to 3.
+        ZeRO stage, 0 to 3: the states that data-parallel ranks shard.
     recompute : str
-        "none", "auto" (as little as fits), "selective" (scores that attention writes), "full" (whole layers), "full:N" (N layers of each stage), or
-        modules of `workloads.training.MODULES`, comma-separated.
+        "none", "auto" (the least that fits), "selective" (attention scores), "full" (whole layers), "full:N" (N layers of
+        each stage), or a comma-separated list of modules of `workloads.training.MODULES`.
     sequence_parallel : bool
         Whether tensor-parallel devices split norms, dropout and routing along the sequence.
     interleave : int
         Parts of the model on each pipeline stage.
     dropout : bool
-        Whether the model drops activations, whose masks are kept.
+        Whether the model has dropout; its masks are stored.
     cp : int
         Context parallel: ranks that share each sequence.
     pipeline_layout : str
@@ -306,19 +306,19 @@ def train(
     overlap_experts : bool
         Whether exchanges of experts' tokens run in parallel with the passes of another micro-batch.
     overlap_tp : bool, optional
-        Whether exchanges of tensor-parallel devices run in parallel with products; in dense models that are split along the sequence if not said.
+        Whether exchanges of tensor-parallel devices overlap with matmuls. Default: in dense models with sequence parallelism.
     graphs : str
         CUDA graphs of layers with experts: "none", "partial" (all but experts), "full", or "auto" (partial on Blackwell, none elsewhere).
     schedule : str
-        Order of passes in a pipeline: "1f1b", "zero-bubble", whose gradients of weights fill idle time, or "dualpipe", from both ends at once.
+        Pipeline schedule: "1f1b", "zero-bubble" (weight gradients fill idle time) or "dualpipe" (micro-batches from both ends).
     replicas : int
-        Groups of data-parallel ranks, within each of which ZeRO shares states (hybrid sharding).
+        Groups of data-parallel ranks; ZeRO shards states within each group (hybrid sharding).
     offload : int
-        Layers of each stage whose activations go to the host's memory.
+        Layers of each stage whose activations are offloaded to host memory.
     offload_optimizer : bool
-        Whether the optimizer's states stay there between updates.
+        Whether the optimizer states are stored in host memory between updates.
     offload_modules : str
-        Modules whose inputs go there, comma-separated: some of `simulator.training.layout.OFFLOADS`.
+        Comma-separated modules whose inputs are offloaded to host memory, from `simulator.training.layout.OFFLOADS`.
     cp_exchange : str
         How context-parallel ranks exchange keys and values: "ring", "all-gather" or "all-to-all" (Ulysses).
     moment_bits : int
@@ -330,7 +330,7 @@ def train(
     mtp : int, optional
         Multi-token-prediction heads that are trained; as many as the model's file states if not given.
     **options
-        Of `simulator.scenario.options.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
+        Options of `simulator.scenario.options.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
         framework, host, all_to_all, placement, attention, power_cap, clock.
 
     Raises
@@ -338,7 +338,7 @@ def train(
     InputError
         Unknown names, degrees or batches that do not divide.
     CapacityError
-        A step that a device's memory does not hold.
+        If the step does not fit in a device's memory.
 
     Examples
     --------
@@ -350,7 +350,7 @@ def train(
         raise InputError("--batch", "must be given: sequences of a step over all devices")
     how = chosen(DeployOptions, options)
     _refuse_others(options)
-    check_routing(how.routing)  # of dense models too
+    check_routing(how.routing)  # also for dense models, which ignore it
     loaded, plain = load(model, system)
     power = how.parts["power-cap"]
     where = capped_system(placed_in(plain, how.host), power.power_cap, power.clock)

@@ -130,16 +130,18 @@ MEGATRON: Mapping[str, tuple[str, Read]] = {
     "ddp.data_parallel_sharding_strategy": ("zero", _one_of(SHARDED)),
     "ddp.use_distributed_optimizer": ("zero", lambda keys, key: int(keys.flag(key, False))),
 }
-"""Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that bear on a step, and the option of `train` that each is; a
-strategy of sharding comes before the distributed optimizer."""
+"""Keys of Megatron-Bridge's configuration (src/megatron/bridge/training/config.py) that affect a step -> option of `train`, reader.
+
+If a file has both a sharding strategy and the distributed optimizer, the strategy counts, because it is listed first.
+"""
 SINGLE = {"tp": 1, "ep": 1}
-"""Degrees that a file of either framework leaves out."""
+"""Default parallel degrees if a file of either framework does not state them."""
 TITANS = {"zero": 3, "overlap_tp": False, "cp_exchange": "all-gather", "gradient_bits": 32, "loss": "unfused"}
-"""What torchtitan does where its job file does not say otherwise: it sums gradients in 32 bits, and PyTorch's loss is not one kernel (v0.1.0, torchtitan/loss.py)."""
+"""Defaults of torchtitan: it sums gradients in 32 bits, and PyTorch's loss runs as several kernels (v0.1.0, torchtitan/loss.py)."""
 STAGED = 1
 """Maximum ZeRO stage of torchtitan with pipeline stages: weights stay gathered, and gradients whole, for all micro-batches."""
 PIPELINES = {"1F1B": 1, "Interleaved1F1B": 2, "1f1b": 1, "interleaved_1f1b": 2}
-"""Pipeline schedules of torchtitan, and the parts of each stage."""
+"""Pipeline schedule of torchtitan -> parts of the model on each stage."""
 TITAN: Mapping[str, tuple[str, Read]] = {
     "training.seq_len": ("seq", _count),
     "training.global_batch_size": ("batch", lambda keys, key: keys.count(key, None, least=-1)),
@@ -164,12 +166,14 @@ TITAN: Mapping[str, tuple[str, Read]] = {
 
 
 def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
-    """Options of `train` from a framework's file, and the local batch of torchtitan, whose global one is local times ranks of data.
+    """Return the options of `train` from a framework's file, and torchtitan's local batch (None for Megatron-Bridge).
+
+    The global batch of torchtitan is the local batch times the data-parallel ranks.
 
     Raises
     ------
     InputError
-        A file that is neither of the two, or a value that cannot be.
+        If the file belongs to neither framework, or has an invalid value.
     """
     where = Path(path)
     try:
@@ -183,7 +187,7 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
         raise InputError(
             f"--recipe {where}", "must have the block `model` of Megatron-Bridge or `parallelism` of torchtitan"
         )
-    if titan:  # sections of 2024
+    if titan:  # files of 2024 have these keys in other sections
         raw["parallelism"] = {
             key: value
             for name in ("training", "experimental", "parallelism")
@@ -208,18 +212,18 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     training, stages = file.part("training"), options.get("pp") or 1
     local = training.count("local_batch_size", training.count("batch_size", 1))
     piece = file.part("parallelism").count("pipeline_parallel_microbatch_size", 1)
-    if "pipeline_parallel_degree" in file.part("experimental").values:  # as many micro-batches as stages, unless said
+    if "pipeline_parallel_degree" in file.part("experimental").values:  # default: one micro-batch per stage
         piece = max(local // file.part("experimental").count("pipeline_parallel_microbatches", stages), 1)
     options["micro_batch"] = piece if stages > 1 else local
     if stages == 1:
-        options.pop("interleave", None)  # of a schedule without stages
+        options.pop("interleave", None)  # the schedule has no effect without pipeline stages
     elif file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
         options["zero"] = min(options.get("zero", STAGED), STAGED)
     return TITANS | options, None if options.get("batch", -1) > 0 else local
 
 
 def _check_keys(file: Keys, framework: str) -> None:
-    """Refuse keys that no list has, and settings that bear on a step and are not simulated."""
+    """Refuse unknown keys, and settings that affect a step but are not simulated."""
     known = listed(framework)
     for name, names in known.sections.items():
         if not isinstance(file.values.get(name), str):  # a recipe's name
@@ -265,7 +269,7 @@ def train_recipe(
     recipe : str or Path
         Configuration of Megatron-Bridge (``.yaml``, ``.json``) or job file of torchtitan (``.toml``).
     search : bool
-        Whether what the file leaves open is searched (`fastest_training`).
+        Whether to search the options that the file does not state (`fastest_training`).
     """
     known, local = read_recipe(recipe)
     known |= options

@@ -51,9 +51,9 @@ def fastest_training(
     Raises
     ------
     InputError
-        What no candidate can do: unknown names, a batch that divides over no ranks.
+        If no candidate is valid: unknown names, or a batch that no number of ranks divides.
     CapacityError
-        Nothing tried fits; of the smallest.
+        If no candidate fits in memory; the error names the candidate that needs the least.
     """
     spec, where = load(model, system)
     asked: dict[str, Any] = dict(options)

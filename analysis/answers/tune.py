@@ -28,11 +28,9 @@ from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records
 from .tune_frames import over_frame, terms_frame
 
-# Seconds that the calibrated families give the call of a kernel form, which do not know its tile.
-
 
 def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> float | None:
-    """Return the kernel's time from the fitted family [s]; None if no family covers it."""
+    """Return the kernel's time predicted by its fitted kernel family, which ignores tiles [s]; None if no family covers it."""
     call = form.calibrated(shape)
     if call is None or not any(map(can_calibrate, spec.processors.values())):
         return None
@@ -71,11 +69,11 @@ class Tuned:
     Attributes
     ----------
     ranked : list of Priced
-        The first ones, those that differ in an irrelevant group once.
+        Fastest configurations, best first. Those that differ only in an irrelevant group are listed once.
     default : Priced
-        What the framework launches untuned.
+        Configuration that the framework launches without tuning.
     given : Priced or None
-        A configuration that was asked for.
+        Configuration that the user asked about.
     """
 
     form: TiledKernel
@@ -114,9 +112,9 @@ class Sensitive:
     Attributes
     ----------
     changed : bool
-        Whether another configuration is best than on the device as it is.
+        Whether the best configuration differs from the best one on the unchanged device.
     kept_s : float
-        Seconds of the device's own best configuration; infinite where it cannot run.
+        Time of the unchanged device's best configuration on the changed device [s]; infinite if it cannot run.
     """
 
     parameter: str
@@ -243,24 +241,24 @@ def tune(
     kernel : str
         A kernel form, as ``opbyte list forms`` names them.
     shape : mapping
-        Its keys, such as tokens, experts, topk, hidden and inter of ``fused_moe``.
+        Sizes of the kernel, such as tokens, experts, topk, hidden and inter of ``fused_moe``.
     device : str or DeviceSpec
         Catalog name, a YAML file or a device.
     top : int
         Configurations to show.
     grid : path, optional
-        CSV of tiles and groups (block_m, block_n, block_k, group_m) to search instead.
+        CSV of tiles and groups (block_m, block_n, block_k, group_m) that replaces the default search space.
     set_ : mapping, optional
-        Numbers of the device to replace, such as ``shared_memory_KiB``.
+        Device numbers to replace, such as ``shared_memory_KiB``.
     sensitivity : bool
-        Also rank with every number of the device halved and doubled.
+        Whether to rank also with each device number halved and doubled.
     config : mapping, optional
         A configuration to compare.
 
     Raises
     ------
     InputError
-        Something unknown or out of range, or a device without what the model needs.
+        If a name is unknown, a number is out of range, or the device lacks a number that the tile model needs.
     """
     form = form_of(kernel)
     spec = load_device(device)[0] if isinstance(device, str) else device
@@ -323,7 +321,7 @@ def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
             try:
                 machine = tuned.machine.scaled(parameter, factor)
             except InputError:
-                continue  # half of one, or nothing at all
+                continue  # half of a whole number that is 1, or a number without an effect
             ranking = rank(tuned.form, machine, tuned.shape, tuned.known.p, configs)
             if not len(ranking):
                 continue

@@ -1,4 +1,4 @@
-"""Tables of the plots of `tune`: ranked terms, tiles against a shape's number, a changed device."""
+"""Tables of the plots of `tune`: terms of ranked configurations, best tiles over a size, best times over a device number."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def over_frame(
     Returns
     -------
     DataFrame
-        Columns value (in the unit of the parameter's name), best_s, kept_s (NaN where the kept one
-        cannot run) and config.
+        Columns value (in the unit of the parameter's name), best_s, kept_s (time of the original best configuration,
+        NaN if it cannot run) and config (the new best one).
     """
     import pandas as pd
 

@@ -1,8 +1,7 @@
 """Ranking of CPU kernel configurations for this machine from a few rates of its core.
 
-`opbyte measure configs` times all of them and scores the choices.
-
-Kernel parameters for every line of a file of shapes.
+`opbyte measure configs` times all configurations and scores the choices. `tune_rows` ranks configurations of a GPU
+kernel for every line of a file of shapes.
 """
 
 from __future__ import annotations
@@ -97,10 +96,10 @@ def tune_rows(
     Parameters
     ----------
     shapes : path
-        CSV with `device`, the keys of the kernel's shapes, and optionally the columns of one configuration to predict
-        too.
+        CSV with the column `device`, the sizes of the kernel, and optionally the columns of one configuration whose time is
+        also predicted.
     device : str, optional
-        Where the file has no column `device`.
+        Device of all lines, if the file has no column `device`.
 
     Raises
     ------
@@ -240,12 +239,12 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
     kernel : str
         A kernel of `kernels.configs.SPACES`.
     shape : mapping
-        Its shape columns.
+        Sizes of the kernel by column name.
 
     Raises
     ------
     InputError
-        An unknown kernel, or a shape that is not the kernel's.
+        If the kernel is unknown, or the shape's names differ from the kernel's columns.
     """
     names = [space.name for space in SPACES]
     if kernel not in names:

@@ -32,7 +32,7 @@ def framework_of(policy: str | None, systems: Sequence[SystemSpec], costs: str =
 def as_usual(scenario: Scenario) -> Scenario:
     """Return a scenario with its missing policy and kernels set to the defaults.
 
-    A framework that is named brings its own policy; an engine's file says both.
+    A framework that the scenario names sets its own policy; an engine file sets both.
     """
     serving, pools, where = scenario.serving, scenario.parts["two-pools"], scenario.deployment
     if any((serving.engine, pools.prefill_engine, pools.decode_engine)):
