@@ -22,6 +22,8 @@ QUANTISED = {"-fp8": "fp8 or fp8_block", "-fp8-block": "fp8_block", "-nvfp4": "n
 """Suffixes of hub identifiers for quantised copies -> the number format to pass as ``--dtype``."""
 HUB = Path(__file__).parent / "hub.yaml"
 """File that maps each model's checkpoint to its published copies in other number formats."""
+OWN_CODE = Path(__file__).parent / "own_code.yaml"
+"""File that lists checkpoints whose repositories carry code that engines run only with permission."""
 KEYS = {"name", "title", "aliases", "config"}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...workloads.catalog import HUB, catalog_entry
+from ...workloads.catalog import HUB, OWN_CODE, catalog_entry
 from ...workloads.errors import InputError
 from ...workloads.yamlfile import read_yaml
 from ..parts.overlap.gates import GateRule, gate_of
@@ -252,6 +252,8 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
         options["dtype"] = SIXTEEN[weights]
     sizes = zip(ROOMS[engine], (room.longest, room.sequences, room.share), strict=True)
     options |= {key: x for key, x in sizes if x is not None and key not in options}
+    if model.startswith(tuple(read_yaml(OWN_CODE))):
+        options["trust_remote_code"] = True
     rest: dict[str, Any] = {}
     if engine == "tensorrt-llm":
         if "quantization" in options:  # of the LLM API's `LlmArgs`
@@ -301,7 +303,7 @@ TRTLLM_FLAGS = {
     "tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size",
     "moe_expert_parallel_size": "ep_size", "max_num_tokens": "max_num_tokens",
     "max_seq_len": "max_seq_len", "max_batch_size": "max_batch_size",
-    "kv_cache_free_gpu_memory_fraction": "kv_cache_free_gpu_memory_fraction",
+    "kv_cache_free_gpu_memory_fraction": "kv_cache_free_gpu_memory_fraction", "trust_remote_code": "trust_remote_code",
 }  # fmt: skip
 """Keys that ``trtllm-serve`` takes as options; all others are in its options file."""
 

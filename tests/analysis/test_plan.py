@@ -374,6 +374,16 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
     assert "quantization" not in line
 
 
+def test_which_start_lines_permit_code_of_the_checkpoint() -> None:
+    """Engines refuse Kimi-K2's tokenizer without the option; DeepSeek-V3 needs none."""
+    for engine in ("vllm", "sglang", "tensorrt-llm"):
+        kimi, other = (
+            command_line(engine, hub_name(n), engine_values(engine, Start(8))) for n in ("kimi-k2", "deepseek-v3")
+        )
+        assert kimi.replace("_", "-").endswith(" --trust-remote-code")
+        assert "remote" not in other
+
+
 def test_a_start_line_asks_for_no_more_positions_than_the_model_has() -> None:
     """vLLM and SGLang refuse to start with more; longer requests are simulated with a warning."""
     asked = Scenario.of("llama-3-8b", "h100-x1", rate=1, requests=1, input_len=8192, output_len=2)
