@@ -255,9 +255,9 @@ def _columns() -> Iterator[str]:
     )
     yield "## Metrics of a sweep\n"
     yield (
-        "Columns of `points.csv`, for constraints and objectives; `_s` is seconds, `_mm2` square "
-        f"millimetres: the list [metrics](#metrics), those of parts where a point asks for the part. Any percentile of a "
-        f"latency may be named, as `ttft_s_p95`. Then {' and '.join(f'`{name}`' for name in BASES)}, in words.\n"
+        "Columns of `points.csv`, for constraints and objectives, are the [metrics](#metrics); `_s` is seconds, `_mm2` square "
+        f"millimetres. A part's metrics are present if the point uses the part. Any percentile of a latency may be named, "
+        f"such as `ttft_s_p95`. Two more columns, {' and '.join(f'`{name}`' for name in BASES)}, are texts.\n"
     )
     yield from _of_parts()
 

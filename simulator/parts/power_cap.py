@@ -13,8 +13,13 @@ from ..part import Part
 class PowerOptions(CheckedOptions):
     """Limits of power and clock."""
 
-    power_cap: float | None = real("Power limit of a board; its clock falls to meet it.", 1.0, 1e5, unit="W")
-    clock: float | None = real("Clock that the cores are locked at.", 1.0, 1e5, unit="MHz")
+    power_cap: float | None = real(
+        "Power limit of each board; the clock falls until it is met. Default: the board's own limit.",
+        1.0,
+        1e5,
+        unit="W",
+    )
+    clock: float | None = real("Locked clock of the cores. Default: not locked.", 1.0, 1e5, unit="MHz")
 
 
 PARTS = (

@@ -18,45 +18,76 @@ if TYPE_CHECKING:
 class Workload(CheckedOptions):
     """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
 
-    trace: str | None = text("Request trace, file or folder.", "PATH", file=True, table=True)
+    trace: str | None = text(
+        "Request trace: a file or folder. Default: generated requests, or the embedded sample of a chat workload.",
+        "PATH",
+        file=True,
+        table=True,
+    )
     client: str | None = text(
-        "Command of a benchmark client that says the rest: vllm bench serve, sglang.bench_serving, guidellm benchmark "
-        "or aiperf profile with its options.",
+        "Command of a benchmark client with its options, which set the workload: vllm bench serve, "
+        "sglang.bench_serving, guidellm benchmark or aiperf profile.",
         "COMMAND",
     )
-    rate: float | None = real("Requests per second.", MIN_RATE, MAX_RATE)
-    closed_loop: int | None = whole("Requests kept in flight.", 1)
-    requests: int | None = whole("Most requests.", 1)
-    input_len: int | None = whole("Mean prompt tokens.", 1)
-    output_len: int | None = whole("Mean output tokens.", 1)
+    rate: float | None = real(
+        "Mean arrival rate in requests per second (open loop). Default: arrivals of the trace or of the sample.",
+        MIN_RATE,
+        MAX_RATE,
+    )
+    closed_loop: int | None = whole(
+        "Number of requests kept in flight (closed loop). With --rate: the most in flight.", 1
+    )
+    requests: int | None = whole("Largest number of requests. Default: all of a trace; 1000 generated ones.", 1)
+    input_len: int | None = whole("Mean length of generated prompts [tokens]; needs --output-len.", 1)
+    output_len: int | None = whole("Mean length of generated outputs [tokens]; needs --input-len.", 1)
     lengths: str | None = text(
-        "fixed, lognormal (lognormal-1024, lognormal-20000: cut there), gaussian or uniform; or as clients sample "
-        "them: vllm:R (1-R to 1+R), sglang:R (R to 1), guidellm:SIGMA:LOW:HIGH, aiperf:SIGMA, /... for outputs.",
+        "Distribution of generated lengths: fixed (default), gaussian, uniform, lognormal (lognormal-1024, "
+        "lognormal-20000: cut there). As clients sample: vllm:R (1-R to 1+R), sglang:R (R to 1), "
+        "guidellm:SIGMA:LOW:HIGH, aiperf:SIGMA; another after / for outputs.",
         "NAME",
     )
-    turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
-    think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")
-    prefix_len: int | None = whole("Tokens of a shared system prompt before each generated prompt.", 1)
-    prefixes: int | None = whole("Different system prompts, equally likely; 1 without it.", 1)
-    cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
-    rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
-    spread: float | None = real("Spread equal timestamps over this time.", MIN_TIME_S, MAX_TIME_S, unit="s")
-    duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
-    since: float | None = real("Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s")
-    mean_rate: float | None = real("Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s")
+    turns: float | None = real(
+        "Mean number of requests in a generated session. Each prompt contains the earlier turns.", 1.0, MAX_TURNS
+    )
+    think: float | None = real(
+        "Mean pause between the end of a request and the next request of its session; 0 by default.",
+        0.0,
+        MAX_TIME_S,
+        unit="s",
+    )
+    prefix_len: int | None = whole("Length of the shared system prompt before each generated prompt [tokens].", 1)
+    prefixes: int | None = whole("Number of different system prompts, equally likely; 1 by default.", 1)
+    cv: float | None = real(
+        "Coefficient of variation of the gaps between arrivals (Gamma); 1 is Poisson.", MIN_CV, MAX_CV
+    )
+    rate_scale: float | None = real("Speed-up of a trace's arrivals: 2 doubles the rate.", MIN_RATE, MAX_RATE)
+    spread: float | None = real(
+        "Width of a trace's time bins: requests with one timestamp are spaced evenly inside it.",
+        MIN_TIME_S,
+        MAX_TIME_S,
+        unit="s",
+    )
+    duration: float | None = real("Use only requests that arrive before this time.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    since: float | None = real(
+        "Use only requests that arrive from this time on; times then count from it.", 0.0, MAX_TIME_S, unit="s"
+    )
+    mean_rate: float | None = real("Scale a trace's arrivals to this mean rate.", MIN_RATE, MAX_RATE, unit="1/s")
     rate_profile: str | None = text(
-        "How --rate, the mean, changes over time: diurnal:DEPTH, a CSV of start_s and rate, or ServeGen clients.",
+        "Change of the rate over time, with --rate as its mean: diurnal:DEPTH, a CSV with columns start_s "
+        "and rate, or ServeGen clients.",
         "PROFILE",
         file=True,
     )
-    images: int | None = whole("Images of each request, where a trace does not say how many.", 1, MAX_IMAGES)
+    images: int | None = whole("Images of each request, if a trace does not state them.", 1, MAX_IMAGES)
     image_size: str | None = text(
-        "Pixels of the images, such as 1920x1080, where their tokens follow from them.", "WxH"
+        "Size of the images in pixels, such as 1920x1080, for models whose image tokens depend on it.", "WxH"
     )
-    encoder_cache_hits: float | None = real("Share of images whose tokens the encoder's cache has.", 0.0, 1.0)
+    encoder_cache_hits: float | None = real(
+        "Share of images, 0 to 1, whose tokens are in the encoder cache; 0 by default.", 0.0, 1.0
+    )
     classes: str | None = text(
-        "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
-        "input_len, output_len, max_waiting, max_wait, and latency limits, such as ttft_p99=0.5.",
+        "Request classes as NAME:KEY=VALUE,...;NAME:... or a YAML file. Keys: share, priority, tenants, "
+        "input_len, output_len, max_waiting, max_wait, and latency limits [s] such as ttft_p99=0.5.",
         "CLASSES",
     )
 
@@ -98,14 +129,24 @@ class Workload(CheckedOptions):
 class EngineOptions(CheckedOptions):
     """How the serving engine batches; what is given comes before what `engine` says."""
 
-    policy: str | None = text("A name of `opbyte list policies`; vllm without it.", "NAME")
-    engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
-    part: str | None = text(
-        "A part of the engine from outside, with its options; see docs/extending.md.", "NAME:KEY=VALUE,..."
+    policy: str | None = text("Batching policy: a name of `opbyte list policies`; default: vllm.", "NAME")
+    engine: str | None = text(
+        "Settings file of a real engine (engine.json). Other options given here have priority.", "FILE", file=True
     )
-    token_budget: int | None = whole("Tokens of one step.", 1)
-    max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
-    max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")
+    part: str | None = text(
+        "Part of the engine that a plug-in defines, with its options; see docs/extending.md.", "NAME:KEY=VALUE,..."
+    )
+    token_budget: int | None = whole(
+        "Most tokens computed in one step of a data-parallel rank. Default: as in the policy or engine file.", 1
+    )
+    max_seqs: int | None = whole(
+        "Most sequences that run at once on a data-parallel rank. Default: as in the policy or engine file.",
+        1,
+        MAX_SEQUENCES,
+    )
+    max_model_len: int | None = whole(
+        "Longest accepted request, prompt and output. Default: as in the engine file, else no limit.", 1, unit="tokens"
+    )
     prompt_room: int | None = whole(
         "Reserve memory for the activations of a whole prompt of N tokens per sequence, as engines without chunked "
         "prefill do.",
@@ -118,46 +159,65 @@ class EngineOptions(CheckedOptions):
 class DeployOptions(CheckedOptions):
     """Layout of the model on the system, and cost models of its ops; see `deploy.deployment.deploy`."""
 
-    kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
+    kernels: str | None = text(
+        "Measured kernel tables of the device: a CSV file or a folder. They replace its fitted models.",
+        "PATH",
+        file=True,
+    )
     framework: str | None = text(
-        "Serving framework: vllm, sglang or trtllm (engine and kernels), or only kernels: "
-        "typical, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (default: vLLM 0.19, SGLang "
-        "0.5.9, the newest rows). Default: the framework of --policy (vLLM) on GPUs with fitted kernels, else typical.",
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or only kernels: typical, "
+        "measured-blend. NAME@VERSION selects a version; default: vLLM 0.19, SGLang 0.5.9. Default: the "
+        "framework of --policy (vLLM) on GPUs with fitted kernels, else typical.",
         "NAME",
     )
-    costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto", choices=("auto", "roofline"))
+    costs: str = text(
+        "Cost models of ops: auto (fitted kernel models, else the roofline) or roofline.",
+        "MODEL",
+        default="auto",
+        choices=("auto", "roofline"),
+    )
     memory: str = text(
-        "flat (one efficiency) or derived (efficiency of each access pattern on the DRAM).",
+        "DRAM efficiency: flat (one value for all accesses) or derived (simulated for each access pattern).",
         "MODEL",
         "flat",
         choices=("flat", "derived"),
     )
     host: str | None = text(
-        "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.", "HOST", file=True
+        "How the host connects the GPUs of a node: a name of `opbyte list hosts`, or a host's YAML file.",
+        "HOST",
+        file=True,
     )
-    routing: str = text("uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform")
+    routing: str = text(
+        "Popularity of experts: uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform"
+    )
     sampling: str | None = text(
-        "Sampling of tokens from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
-        "(top_p=0.95,repetition_penalty=1.1), a generation_config.json, or checkpoint (as vLLM "
-        "does unasked); an engine's default without it.",
+        "Sampling of tokens from logits: greedy, random, nucleus, KEY=VALUE,... such as top_p=0.95, a "
+        "generation_config.json, or checkpoint (the model's own file). Default: the engine's.",
         "SAMPLING",
     )
-    dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
-    kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
-    tp: int | None = whole("Tensor-parallel devices per rank.")
-    dp: int | None = whole("Data-parallel ranks.")
-    ep: int | None = whole("Expert-parallel groups.")
-    pp: int | None = whole("Pipeline stages of the layers.")
+    dtype: str | None = text("Number format of linear weights, such as fp8. Default: the model's.", "FORMAT")
+    kv_dtype: str | None = text("Number format of the KV cache, such as fp8. Default: the model's.", "FORMAT")
+    tp: int | None = whole("Tensor-parallel degree: devices that share one data-parallel rank.")
+    dp: int | None = whole("Number of data-parallel ranks.")
+    ep: int | None = whole("Expert-parallel degree: groups over which the experts are distributed.")
+    pp: int | None = whole("Number of pipeline stages.")
     all_to_all: str | None = text(
-        "Exchange of tokens between ranks, instead of an engine's own: auto (the cheapest) or a name of "
-        "`opbyte list exchanges`; without it all messages at once (in training HybridEP where it runs).",
+        "Algorithm of the token exchange between expert-parallel ranks: a name of `opbyte list exchanges`, "
+        "or auto (the fastest). Default: the engine's, else flat; in training HybridEP where it runs.",
         "ALGORITHM",
     )
-    placement: str | None = text("A name of `opbyte list placements`.", "RULE")
-    attention: str | None = text(
-        "flash, fused-softmax or unfused.", "ALGORITHM", choices=("flash", "fused-softmax", "unfused")
+    placement: str | None = text(
+        "Rule that assigns ops to a device's processors: a name of `opbyte list placements`. Default: the system's.",
+        "RULE",
     )
-    strict: bool = flag("Refuse ops outside the fitted range of their model.")
+    attention: str | None = text(
+        "Attention algorithm: flash, fused-softmax or unfused. Default: the system's.",
+        "ALGORITHM",
+        choices=("flash", "fused-softmax", "unfused"),
+    )
+    strict: bool = flag(
+        "Stop with an error if an op is outside the range of measurements that its model was fitted to."
+    )
     parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "deployment"})
 
 
@@ -166,5 +226,7 @@ class DeployOptions(CheckedOptions):
 class FleetOptions(CheckedOptions):
     """Replicas of the system behind a router."""
 
-    router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
-    replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
+    router: str | None = text(
+        "Rule that chooses the replica of a request: a name of `opbyte list routers`; default: round-robin.", "NAME"
+    )
+    replicas: int | None = whole("Number of replicas of the system; default: 1.", 1, MAX_REPLICAS)

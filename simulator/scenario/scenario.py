@@ -33,32 +33,33 @@ class Scenario(CheckedOptions):
     """
 
     model: str | Path | ModelSpec | None = field(
-        default=None, metadata=thing("Catalog name, config.json or its folder.", "MODEL", argument=True)
+        default=None, metadata=thing("Model: catalog name, config.json or the folder of one.", "MODEL", argument=True)
     )
     system: str | Path | SystemSpec | None = field(
-        default=None, metadata=thing("Catalog name, YAML or DEVICE-xN.", "SYSTEM")
+        default=None,
+        metadata=thing("System: catalog name, YAML file, or DEVICE-xN for N devices in one node.", "SYSTEM"),
     )
     workload: Workload = field(default_factory=Workload)
     serving: EngineOptions = field(default_factory=EngineOptions)
     deployment: DeployOptions = field(default_factory=DeployOptions)
-    warmup: int | None = whole("Completions left out of the metrics.", 0)
-    stop: int | None = whole("End after this many completions, the system still full.", 1)
-    seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)
+    warmup: int | None = whole("Completed requests left out of the metrics, from the first on.", 0)
+    stop: int | None = whole("Stop after this many completed requests; the others are left unfinished.", 1)
+    seed: int = whole("Seed of the random requests and expert routing.", 0, 2**63 - 1, default=0)
     fleet: FleetOptions = field(default_factory=FleetOptions)
     grid_gCO2_per_kWh: float | None = real(
-        "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
+        "Carbon intensity of the electricity, for carbon per token and per request.", 0.0, 1e4, "g/kWh"
     )
     price: str | None = text(
-        "Rent of devices [USD/h], such as h200=2.5,mi325x=2, or a file that says h200: {value: 2.5, source: "
-        "TEXT}; default: `opbyte list prices`.",
+        "Rent per device [USD/h], such as h200=2.5,mi325x=2, or a file with entries h200: {value: 2.5, "
+        "source: TEXT}. Default: `opbyte list prices`.",
         "LIST|FILE",
     )
     capex: str | None = text(
-        "Devices that are owned, and what each costs with its share of the rest [USD]: h200=40000.", "LIST"
+        "Purchase cost of each owned device with its share of the server and network [USD], such as h200=40000.", "LIST"
     )
-    years: float | None = real("Years that owned devices serve; 4 without it.", 0.1, 50.0)
-    usd_per_kWh: float | None = real("Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh")
-    pue: float | None = real("Power of the building over the power of owned devices; 1.3 without it.", 1.0, 10.0)
+    years: float | None = real("Service life of owned devices in years; default: 4.", 0.1, 50.0)
+    usd_per_kWh: float | None = real("Cost of electricity for owned devices; default: 0.1.", 0.0, 100.0, "USD/kWh")
+    pue: float | None = real("Power usage effectiveness of the data centre of owned devices; default: 1.3.", 1.0, 10.0)
     parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "run"})
 
     @classmethod

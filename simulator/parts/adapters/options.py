@@ -13,9 +13,11 @@ from ...option import CheckedOptions, described, text, whole
 class AdapterOptions(CheckedOptions):
     """LoRA adapters of tenants."""
 
-    adapters: int | None = whole("LoRA adapters of tenants, one of which a request uses.", 1, MAX_ADAPTERS)
-    adapter_rank: int | None = whole("Their rank; 16 without it.", 1, 65_536)
+    adapters: int | None = whole("Number of LoRA adapters; each request uses one.", 1, MAX_ADAPTERS)
+    adapter_rank: int | None = whole("Rank of the adapters; default: 16.", 1, 65_536)
     adapters_resident: int | None = whole(
-        "Adapters that a device has room for; the others come from the host's memory.", 1, MAX_ADAPTERS
+        "Adapters that fit in a device's memory; the others are loaded from host memory. Default: all.", 1, MAX_ADAPTERS
     )
-    adapter_popularity: str | None = text("How requests that name none choose: uniform or power_law:S.", "POPULARITY")
+    adapter_popularity: str | None = text(
+        "Popularity of adapters among requests that name none: uniform (default) or power_law:S.", "POPULARITY"
+    )

@@ -14,7 +14,8 @@ class AutoscaleOptions(CheckedOptions):
     """Replicas that come and go by a rule."""
 
     autoscale: str | None = text(
-        "Replicas that come and go, by a rule of `opbyte list autoscalers`: 1:8,by=requests:20,start=60.",
+        "Autoscaling between MIN and MAX replicas by a rule of `opbyte list autoscalers`, such as "
+        "1:8,by=requests:20,start=60 (start in seconds).",
         "MIN:MAX,KEY=VALUE,...",
     )
 

@@ -13,10 +13,10 @@ class SpeculationOptions(CheckedOptions):
     """Speculative decoding; see `workloads.speculators`."""
 
     speculative: str | None = text(
-        "Speculative decoding with K drafts a step: mtp:K, eagle:K, ngram:K or draft:MODEL:K.", "METHOD:K"
+        "Speculative decoding with K draft tokens per step: mtp:K, eagle:K, ngram:K or draft:MODEL:K.", "METHOD:K"
     )
     acceptance: str | None = text(
-        "Chance that each of the K drafts is accepted once those before it are, such as 0.8,0.6; "
-        "without it a trace's column says.",
+        "Probability that each of the K draft tokens is accepted if those before it are, such as 0.8,0.6. "
+        "Default: a column of the trace.",
         "RATES",
     )

@@ -14,10 +14,11 @@ class EncoderOptions(CheckedOptions):
     """An image encoder on separate devices."""
 
     encoder: str | None = text(
-        "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
+        "Image encoder that runs before prompts: a catalog name or a config.json.", "MODEL", file=True
     )
     encoder_system: str | None = text(
-        "Devices of the encoder; with only --encoder one more device of the system, without both the model's own devices.",
+        "System of the encoder. Default: one more device of the system with --encoder, else the language "
+        "model's devices.",
         "SYSTEM",
     )
 

@@ -13,15 +13,20 @@ class ExpertCacheOptions(CheckedOptions):
     """Experts of which a device keeps some."""
 
     experts_resident: str | None = text(
-        "Experts of each MoE layer in a device's memory, a count or a fraction; the others are in host memory.", "N"
+        "Experts of each MoE layer in a device's memory: a number, or a fraction such as 0.25. The others "
+        "are in host memory.",
+        "N",
     )
-    expert_cache: str | None = text("A name of `opbyte list expert-caches`; lru without it.", "POLICY")
+    expert_cache: str | None = text(
+        "Eviction policy of the expert cache: a name of `opbyte list expert-caches`; default: lru.", "POLICY"
+    )
     expert_predictor: str | None = text(
-        "Names the experts of a step ahead: share of those needed that it names, and of the others.",
+        "Prefetch predicted experts: ACCURACY is the share of the needed experts that are predicted, "
+        "FALSE_RATE the share of the others; 0 to 1.",
         "ACCURACY[:FALSE_RATE]",
     )
     expert_horizon: str | None = text(
-        "When it does: layer (as the layer before begins) or step (before the first layer).",
+        "Start of the prefetch: layer (when the previous layer begins) or step (before the first layer; default).",
         "WHEN",
         choices=("layer", "step"),
     )

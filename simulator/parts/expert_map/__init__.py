@@ -14,16 +14,19 @@ class PlacementOptions(CheckedOptions):
     """Which devices hold which experts."""
 
     expert_placement: str | None = text(
-        "Which devices hold which experts and copies: a name of `opbyte list expert-placements`, or "
-        "file:PATH; balanced where there are copies, else in order.",
+        "Assignment of experts and their copies to devices: a name of `opbyte list expert-placements`, or "
+        "file:PATH. Default: balanced if there are copies, else in order.",
         "POLICY",
     )
     redundant_experts: int | None = whole(
-        "Copies of a layer's experts over all devices; with the experts a multiple of ep.", 0, 1 << 16
+        "Additional copies of experts in each MoE layer, summed over devices. Experts plus copies must be a"
+        " multiple of --ep.",
+        0,
+        1 << 16,
     )
     expert_dispatch: str | None = text(
-        "Copies that a token may go to: any, node (of its node if there are some) or local (of its "
-        "device, else its node); any without it.",
+        "Copies that a token may use: any (default), node (of its node if there are some) or local (of its "
+        "device, else its node).",
         "RULE",
         choices=("any", "node", "local"),
     )

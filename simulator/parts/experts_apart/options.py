@@ -23,11 +23,14 @@ def check_experts_on(experts_on: object, micro_batches: int | None, experts_link
 class ApartOptions(CheckedOptions):
     """Options of disaggregated experts; with two pools they apply to the decode pool. See `parts.experts_apart.asked`."""
 
-    experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
+    experts_on: str | None = text("System that holds only the routed experts (disaggregated experts, AFD).", "SYSTEM")
     micro_batches: int | None = whole(
-        "Micro-batches of a step, which alternate between both sides; 3 without it.", 1, MAX_MICRO_BATCHES
+        "Micro-batches of a step, which alternate between attention devices and expert devices; default: 3.",
+        1,
+        MAX_MICRO_BATCHES,
     )
     experts_link: str | None = text(
-        "What goes to the experts and back crosses: as --kv-link; the slower of both networks without it.",
+        "Link to the expert system: its name, free, or bandwidth [GB/s] and latency [us] of a device. "
+        "Default: the slower of both networks.",
         "NAME|RATE[,US]",
     )

@@ -15,9 +15,11 @@ from ...part import Part
 class FailureOptions(CheckedOptions):
     """Replicas that fail."""
 
-    fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
-    mtbf: float | None = real("Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s")
-    repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")
+    fail: tuple[str, ...] = texts(
+        "Time [s] at which a replica (counted from 0) fails; may be repeated.", "REPLICA@SECONDS"
+    )
+    mtbf: float | None = real("Mean time between failures of a replica.", MIN_MTBF_S, MAX_TIME_S, unit="s")
+    repair: float | None = real("Time from a replica's failure to its return.", 0.0, MAX_TIME_S, unit="s")
 
 
 PARTS = (

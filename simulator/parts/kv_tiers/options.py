@@ -13,19 +13,15 @@ class TierOptions(CheckedOptions):
     """Options of the KV cache tiers below device memory; `asked` reads them."""
 
     kv_tiers: str | None = text(
-        "Tiers below the devices' memory that keep KV blocks, from the nearest on: host, disk, shared; a "
-        "size (of a replica; of shared, of all), a device's rate [GB/s] and latency [us] where the "
-        "device's own do not hold.",
+        "KV cache tiers below device memory, nearest first: host, disk, shared. Optional: size (per "
+        "replica; total of shared) such as 64GiB, bandwidth per device [GB/s], latency [us]; defaults: "
+        "the device's.",
         "NAME[:SIZE[:RATE[:US]]],...",
     )
     kv_write: str | None = text(
-        "When blocks are copied to them: through (as soon as they are computed; without it) or back (as "
-        "they leave the memory above).",
-        "RULE",
+        "Write rule of the KV tiers: through (blocks are copied when computed; default) or back (when evicted).", "RULE"
     )
     kv_load: str | None = text(
-        "When blocks found there are loaded: always (without it) or cheaper (where that is sooner than "
-        "computing them).",
-        "RULE",
+        "Load rule of the KV tiers: always (default) or cheaper (only if loading is faster than recomputing).", "RULE"
     )
-    kv_prefetch: bool = flag("Bring what a request will find below the first tier to that one as it arrives.")
+    kv_prefetch: bool = flag("When a request arrives, prefetch its KV blocks from lower tiers to the first tier.")

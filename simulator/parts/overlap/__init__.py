@@ -14,8 +14,8 @@ class OverlapOptions(CheckedOptions):
     """Options that choose which exchanges of a step overlap with computation."""
 
     overlap: str | None = text(
-        "Exchanges that overlap with computation: none, pipelined:N, two-batch (two-batch:D,P, "
-        ":alike or :decodes as engines do) or auto; none without it.",
+        "Overlap of communication with computation: none (default), pipelined:N, two-batch, two-batch:D,P "
+        "(vLLM's thresholds), two-batch:alike or two-batch:decodes (SGLang's rules), or auto (the fastest).",
         "WAY",
     )
 
