@@ -31,6 +31,8 @@ AGAINST_REFERENCES = {
 }
 """Tests against slow references and recorded outcomes, by folder: they see most of what goes wrong there, and come first.
 The first of all compile nothing."""
+DOCTESTS = "tests/test_doctests.py"
+"""Imports modules by their names; it counts where one that has changed has examples."""
 EVERYTHING = ("pyproject.toml", "setup.py", "tests/conftest.py")
 
 
@@ -146,6 +148,8 @@ def chosen(changed: Iterable[str]) -> list[str]:
             for name, steps in below(file).items():
                 reached[name] = min(steps, reached.get(name, steps))
         touched = [steps for name, steps in reached.items() if name in code or (folders and name.startswith(folders))]
+        if test == DOCTESTS and any(_has_examples(name) for name in code):
+            touched = [1]
         if touched or str(Path(test).parent) in helpers:
             first = any(
                 name.startswith(f) and Path(test).stem[5:] in AGAINST_REFERENCES[f]
@@ -158,6 +162,12 @@ def chosen(changed: Iterable[str]) -> list[str]:
     if any(name.endswith((".md", ".ipynb")) for name in changed):
         out |= dict.fromkeys(("tests/test_docs.py", "tests/test_notebooks.py"), (-1,))
     return sorted(out, key=lambda test: out[test])
+
+
+def _has_examples(path: str) -> bool:
+    """Return whether a module of the library has examples in its docstrings."""
+    file = ROOT / path
+    return path.startswith(FOLDERS) and file.is_file() and ">>> " in file.read_text(encoding="utf-8")
 
 
 def _words(path: str) -> set[str]:

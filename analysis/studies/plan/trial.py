@@ -244,6 +244,9 @@ def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> 
     [7, 7, 7]
     >>> _fewest(lambda n: False, 1, 3, 10) is None
     True
+    >>> tries = iter(range(8))  # it asks a few times, even where the guess is just below
+    >>> _fewest(lambda n: next(tries) < 8 and n >= 19, 1, 16, 64)
+    19
     """
     low, high = least - 1, min(max(guess, least), most)
     while not holds(high):
