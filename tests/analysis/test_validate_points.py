@@ -8,10 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
+from opbyte.analysis.validate.points import predict as predicting
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import FIRST_USE_S, MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
@@ -94,6 +96,20 @@ def test_formats_by_checkpoint() -> None:
         assert numerics.kv == "fp8"
     with pytest.raises(InputError, match="weight_dtype"):
         formats(llama, "fp5", "fp8")
+
+
+def test_prefill_workers_have_chunks_of_their_own_layout(
+    table: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGLang splits a chunk among the ranks of data-parallel attention; that of a tp 4 worker is whole."""
+    split = {"mode": "disagg", "gpus": 8, "notes": "prefill 1x(tp4 dp1 ep1) decode 1x(tp1 dp4 ep4)"}
+    ranks = {"framework": "SGLang", "model": "mixtral-8x7b", "tp": 1, "attention_dp": 4, "ep": 4}
+    path = table(split | ranks)
+    serve = MagicMock(wraps=predicting.serve)
+    monkeypatch.setattr(predicting, "serve", serve)
+    predict(read_points(path)[0][0], path.parent)
+    run = serve.call_args.args[0]
+    assert run.policy.token_budget == 4 * run.pools.policy.token_budget
 
 
 def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> None:

@@ -112,9 +112,10 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
         result = run(serving, policy, stream, cache=engine.cache, seed=seed).requests
     else:
         side = _deployment(point, point.prefill, folder)
+        entry = settings(point, side, host_times)  # chunks and limits follow from a worker's layout
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
-                      KvLink.of(serving.system.device.node_link))  # fmt: skip
-        served = serve(RunSettings(pools, policy, stream, cache=engine.cache, seed=seed))
+                      KvLink.of(serving.system.device.node_link), policy, engine.cache)  # fmt: skip
+        served = serve(RunSettings(pools, without_front(entry.policy), stream, cache=entry.cache, seed=seed))
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
