@@ -94,7 +94,7 @@ def _measurable(kernel: Kernel) -> None:
     if kernel.family is not None and kernel.family not in SCHEMAS:
         raise InputError("its family", f"is not a kernel table{nearest(kernel.family, SCHEMAS)}")
     if not kernel.shapes(True):
-        raise InputError("its shapes", "must be one at least")
+        raise InputError("its shapes", "must be at least 1")
 
 
 KERNELS: Registry[Kernel] = Registry("kernel", described=True, check=_measurable)

@@ -116,7 +116,7 @@ def _value(node: ast.expr, formula: Formula, names: Mapping[str, Amount]) -> Amo
         return _both(node, formula, names)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         return _called(node.func.id, [_value(a, formula, names) for a in node.args], formula)
-    reason = f"'= {formula.text}' holds more than arithmetic, {', '.join(FUNCTIONS)}"
+    reason = f"'= {formula.text}' may contain only arithmetic and {', '.join(FUNCTIONS)}"
     raise SpecError(formula.where, reason)
 
 
@@ -174,7 +174,7 @@ def solved(formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]
             return
         if name in chain:
             around = " -> ".join((*chain[chain.index(name) :], name))
-            raise SpecError(open_[name].where, f"the expressions lead around: {around}")
+            raise SpecError(open_[name].where, f"the expressions form a cycle: {around}")
         for inner in sorted(names_in(open_[name]) & set(formulas)):
             solve(inner, (*chain, name))
         done[name] = evaluate(open_[name], {**units, **done})

@@ -194,5 +194,5 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
                 raise InputError(f"hook {name!r}", f"cannot be compiled: {reason_of(error)}") from error
             rows[name].append((code, address_of(state)))
             if POINTS[name].rule is FIRST and len(rows[name]) > 1:
-                raise InputError(f"hook {name!r}", "is brought by two parts, and only one can have it")
+                raise InputError(f"hook {name!r}", "is defined by two parts; only one may define it")
     return kind(*(np.array(row, dtype=np.int64).reshape(-1, 2) for row in rows.values()))

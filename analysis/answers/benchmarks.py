@@ -144,7 +144,7 @@ def best_score(
         except CapacityError:
             continue
     if not scores:
-        raise CapacityError(system.name, f"{base.model} does not fit, however its devices are split")
+        raise CapacityError(system.name, f"{base.model} does not fit on the system with any parallel layout")
     best, part = max(scores, key=lambda pair: pair[0].output_tokens_per_s or 0.0)
     best = replace(best, interval=_beside_prompts(rules, base, part, best.interval))
     rate, load, limit = best.output_tokens_per_s, best.requests_per_s, most and most.output_tokens_per_s

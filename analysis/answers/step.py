@@ -95,7 +95,7 @@ def bars_of_step(deployment: Deployment, batch: int, context: int, prefill: int)
         With speculative decoding or fetched experts, whose times within the step are not modelled.
     """
     if deployment.parts.get("drafts") is not None:
-        raise InputError("--timeline", "cannot show steps that draft; remove --speculative")
+        raise InputError("--timeline", "does not support speculative decoding; remove --speculative")
     return bars_of(timelines_of(deployment, _batches(deployment, batch, context, prefill), expected=True))
 
 

@@ -84,7 +84,7 @@ def measure(given: Any) -> None:
                 raise InputError(option, "is not supported by measure configs, which searches on one thread; remove it")
         make = _configs(backend, quick=given.quick, only=asked["only"], seed=given.seed)
     elif what != "kernels":
-        raise InputError(repr(what), "is nothing to measure; give configs, or nothing for kernels")
+        raise InputError(repr(what), "is not known; use configs, or remove it to measure kernels")
     answer(make, out, as_json, counted="shapes")
 
 

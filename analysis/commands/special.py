@@ -112,7 +112,7 @@ def sweep(given: Any) -> None:
     axes: dict[str, Any] = {name: values for name, values in loads.items() if values}
     if given.systems is not None:
         if len(axes) != 1:
-            raise InputError("--closed-loop", "or --rate is needed, and one of them: --closed-loop 1,4,16,64")
+            raise InputError("--closed-loop", "is needed, such as --closed-loop 1,4,16,64; or --rate instead, not both")
         axes = {"system": words(given.systems, "--systems"), **axes}
         study = {"title": f"{study} on {', '.join(axes['system'])}", "base": {"model": study, **options}, "axes": axes}
     elif given_names := [*options, *axes]:

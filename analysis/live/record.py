@@ -116,7 +116,7 @@ def record(
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None
     if due is None and stream.closed_loop is None:
-        raise InputError(stream.name, "has no arrivals; give --rate or --closed-loop")
+        raise InputError(stream.name, "has no arrival times; add --rate or --closed-loop")
     return play.run(stream.name, due, stream.closed_loop or in_flight, prompts)
 
 

@@ -145,9 +145,7 @@ def _listen(host: str, port: int) -> socket.socket:
         made.bind((host, port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"--host {host} --port {port}", f"cannot be listened at ({reason}); 0 takes a free port"
-        ) from None
+        raise InputError(f"--host {host} --port {port}", f"cannot be opened ({reason}); 0 takes a free port") from None
     return made
 
 

@@ -198,7 +198,7 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
                 for _ in range(-(-min(places, MOST_CLIENTS * POOL) // POOL))
             ]  # fmt: skip
         except (UnicodeError, ValueError):
-            raise InputError(KEY, "holds characters that no header may") from None
+            raise InputError(KEY, "contains characters that are not allowed in an HTTP header") from None
         yield [await stack.enter_async_context(client) for client in clients]
 
 

@@ -99,7 +99,7 @@ def check_cpu(paths: Iterable[Path]) -> tuple[list[CpuCheck], list[Skipped]]:
         ]
         chosen = choice(kernel, rows, default)
         if chosen is None:
-            reason = f"fewer than {FEWEST} shapes count, the machine did not hold still"
+            reason = f"fewer than {FEWEST} undisturbed shapes; stop other programs and measure again"
             skipped.append(Skipped(str(path), 0, reason))
         else:
             checks.append(CpuCheck(str(columns["device"].cells[0]), chosen))

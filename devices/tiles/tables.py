@@ -192,7 +192,7 @@ def _near_best(form: TiledKernel, near: Path, shapes: Path, grid: Path) -> tuple
         if per_device.shapes:
             out.append(per_device)
         else:
-            reason = f"device {device}: {near.name} times none of the configurations of {grid.name}"
+            reason = f"device {device}: {near.name} has no times for the configurations of {grid.name}"
             skipped.append(Skipped(str(near), 0, reason))
     return out, skipped
 

@@ -275,7 +275,7 @@ class Policy:
             Several stages, of a policy that polls or lets prompts wait.
         """
         if stages > 1 and (self.poll_steps > 1 or self.holds_back):
-            reason = f"cannot be combined with policy {self.name}, which polls or lets prompts wait"
+            reason = f"cannot be combined with policy {self.name}, which delays prompts"
             raise InputError("--pp", reason)
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,

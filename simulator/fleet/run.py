@@ -94,7 +94,7 @@ def run(
         served = serve(asked, progress, None if grown is None else grown.served)
     if served.completed == 0:
         if served.table.refused:
-            raise InputError("--classes", "turns every request away; raise max_waiting or max_wait")
+            raise InputError("--classes", "rejects every request; increase max_waiting or max_wait")
         raise InputError(stream.name, "has no requests")
     if warmup >= (count := served.completed):
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")

@@ -103,7 +103,9 @@ def _speculation(keys: Keys) -> DraftChoice | None:
         return None
     algorithm = keys.one_of("speculative_algorithm", ALGORITHMS[0], ALGORITHMS)
     if keys.count("speculative_eagle_topk", 1) != 1:
-        raise SpecError(keys.path, "speculative_eagle_topk: must be 1: a chain is drafted here, no tree")
+        raise SpecError(
+            keys.path, "speculative_eagle_topk: must be 1, because only chains of draft tokens are simulated, not trees"
+        )
     model = keys.text("speculative_draft_model_path", "")
     steps = keys.count("speculative_num_steps", STEPS, MOST_DRAFTS)
     drafts = keys.count("speculative_num_draft_tokens", None, MOST_DRAFTS + 1, 2)

@@ -61,14 +61,14 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int,
     if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
         raise InputError("--steps", "need one engine of one rank: remove replicas, pools, --dp and --pp")
     if deployment.parts.get("drafts") is not None:
-        raise InputError("--steps", "cannot show steps that draft; remove --speculative")
+        raise InputError("--steps", "does not support speculative decoding; remove --speculative")
     if policy.rules is not None:
         reason = f"is not available for {policy.name}'s own scheduler; take another --policy"
         raise InputError("--steps", reason)
     if tiered:
-        raise InputError("--steps", "cannot show steps of requests that load; remove --kv-tiers")
+        raise InputError("--steps", "does not support KV cache tiers; remove --kv-tiers")
     if deployment.parts.get("resident-experts") is not None:
-        raise InputError("--steps", "cannot show steps that fetch experts; remove --experts-resident")
+        raise InputError("--steps", "does not support expert caches; remove --experts-resident")
 
 
 def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:

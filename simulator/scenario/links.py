@@ -46,8 +46,8 @@ def _by_rate(text: str, latency_s: float) -> KvLink:
     numbers = typed_number(rate), typed_number(latency) if comma else latency_s * 1e6
     if not (0 < numbers[0] < float("inf") and 0 <= numbers[1] < float("inf")):
         raise InputError(
-            "--kv-link", "must be a name, or a rate above 0 in GB/s, with a latency in us behind a "
-            f"comma if wanted, for example 50,5; not {text!r}",
+            "--kv-link", "must be a name, or a rate above 0 [GB/s], optionally with a latency [us] after a "
+            f"comma, for example 50,5; not {text!r}",
         )  # fmt: skip
     return KvLink(f"{numbers[0]:g} GB/s", numbers[0] * 1e9, numbers[1] * 1e-6)
 

@@ -110,7 +110,7 @@ def test_the_fit_itself() -> None:
     assert alone.value == pytest.approx(1.9, rel=0.1)
     faster = fit_numbers(lambda v: toy(np.array([2.5, v[0]])), (gap,), np.array([0.0]), 0)
     assert faster.numbers[0].value == faster.numbers[0].low == 0.0
-    with pytest.raises(InputError, match="nothing in this run depends on it"):
+    with pytest.raises(InputError, match="no time in this run depends on it"):
         fit_numbers(lambda v: toy(v[:1]), (link, gap), np.array([1.0, 0.0]), 0)
     with pytest.raises(InputError, match="cannot be separated"):
         fit_numbers(lambda v: toy(np.array([1.0, v.sum()])), (FREE[1], gap), np.zeros(2), 0)
@@ -158,7 +158,7 @@ def test_what_a_run_does_not_tell_is_refused(tensor: Path, tmp_path: Path) -> No
 def test_collectives_that_take_no_time_say_nothing_of_links(data_set: Callable[[str], Path]) -> None:
     """Of a run over NVLink, whose collectives take a few percent, the kernels' error leaves nothing."""
     folder = data_set("serving_h100") / "runs" / "codellama-34b-tp2-roleplay"
-    with pytest.raises(InputError, match="this run does not tell it"):
+    with pytest.raises(InputError, match="this run does not determine it"):
         calibrate_run(folder, "link")
 
 

@@ -89,7 +89,7 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
         ({"policy": "vllm+shortest-prompt"}, "no bounds of classes"),
         ({"closed_loop": 4, "rate": None}, "max_waiting and max_wait need open-loop arrivals"),
         ({"turns": 2.0}, "max_waiting and max_wait need open-loop arrivals"),
-        ({"classes": "a:max_waiting=0"}, "turns every request away"),
+        ({"classes": "a:max_waiting=0"}, "rejects every request"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, object], part: str) -> None:

@@ -60,7 +60,7 @@ def test_one_that_extends_it_replaces_parameters(tmp_path: Path) -> None:
         ("= sram_MiB + tsv", "puts bytes and a plain number together"),
         ("= tvs", "unknown name 'tvs' in '= tvs'; did you mean 'tsv'?"),
         ("= tsv / (modules - 32)", "has no value (float division by zero)"),
-        ("= __import__('os')", "holds more than arithmetic"),
+        ("= __import__('os')", "may contain only arithmetic"),
         ("= tsv ** 1000", "may use + - * / and powers of 2 to 4"),
         ("= ceil(clock_MHz)", "puts 1/s and a plain number together"),
         ("= tsv +", "is not an expression"),
@@ -74,7 +74,7 @@ def test_wrong_expressions(tmp_path: Path, multiple: str, line: str) -> None:
 
 
 def test_circles_and_units_of_parameters(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="lead around: a -> b -> a"):
+    with pytest.raises(SpecError, match="form a cycle: a -> b -> a"):
         load_device(device(tmp_path, a="= b + 1", b="= a"))
     with pytest.raises(SpecError, match=r"parameters.wide_GBps: must be bytes/s, but '= tsv'"):
         load_device(device(tmp_path, wide_GBps="= tsv"))

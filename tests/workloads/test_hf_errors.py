@@ -89,7 +89,7 @@ def test_sections():
         (b'{"a": "\xff"}', ": is not UTF-8 text (byte 7)"),
         ('{"a": 1, "a": 2}', ": duplicate key 'a'; keep one"),
         ('{"x": {"a": 1, "a": 2}}', ": duplicate key 'a'; keep one"),
-        ('{"a": ' + "9" * 5000 + "}", ": holds a number too long to be a size"),
+        ('{"a": ' + "9" * 5000 + "}", ": contains a number with too many digits"),
         ("[" * 200_000, ": is nested too deeply to be a configuration"),
         ('{"a":' * 200_000, ": is nested too deeply to be a configuration"),
         ("\ufeff{}", ":1:1: is not JSON: Unexpected UTF-8 BOM"),

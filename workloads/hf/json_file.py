@@ -42,7 +42,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except _DuplicateKey as error:
         raise SpecError(path, f"duplicate key {error.key!r}; keep one") from None
     except ValueError:  # an integer beyond the interpreter's digit limit
-        raise SpecError(path, "holds a number too long to be a size") from None
+        raise SpecError(path, "contains a number with too many digits") from None
     if not isinstance(tree, dict):
         raise SpecError(path, f"must be a JSON object, not {type(tree).__name__}")
     return tree

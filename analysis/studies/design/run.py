@@ -260,7 +260,7 @@ def nothing(plan: Space, outcome: SearchOutcome) -> InputError:
     """Return the error of a search without a result: a common error, a missing metric, or the limits."""
     errors = [one.error for one in [outcome.every[i] for i in outcome.simulated] or outcome.every]
     if None not in errors:
-        return InputError(plan.path, f"no design can be run: {errors[0]}")
+        return InputError(plan.path, f"no design can be simulated: {errors[0]}")
     done = [one for one in outcome.every if one.metrics is not None]
     for name in plan.goals.names if done else ():
         if all((one.metrics or {}).get(name) is None for one in done):

@@ -217,7 +217,7 @@ def space_path(name: str | Path) -> Path:
         return known[str(name)]
     path = Path(name)
     if path.suffix.lower() not in (".yaml", ".yml") and not path.is_file():
-        raise InputError(repr(str(name)), f"is no space{nearest(str(name), known)}")
+        raise InputError(repr(str(name)), f"is not a design space{nearest(str(name), known)}")
     return path
 
 

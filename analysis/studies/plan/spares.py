@@ -91,7 +91,7 @@ def outages_of(scenario: Scenario, availability: float | None) -> Outages | None
     asked = scenario.parts["failures"]
     if asked.mtbf is None:
         if availability is not None:
-            raise InputError("--availability", "needs --mtbf and --repair: without failures all replicas are up")
+            raise InputError("--availability", "needs --mtbf and --repair: without failures all replicas work")
         return None
     if asked.fail:
         raise InputError("--fail", "cannot be combined with --mtbf in a plan, which simulates one outage itself")

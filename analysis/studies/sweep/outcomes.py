@@ -94,7 +94,7 @@ class OutcomeFile(Outcomes):
             if os.write(self._file, text) == len(text):
                 super().keep(key, point, outcome)
                 return
-        raise InputError(self.path, "could not be written whole; is the disk full?")
+        raise InputError(self.path, "could not be written completely; check the free disk space")
 
     def _read(self) -> None:
         data = self.path.read_bytes()

@@ -152,7 +152,7 @@ def _steps(simulate: Callable[[F8], HostResult], before: HostResult, frees: Sequ
         changes = simulate(changed).residuals - before.residuals
         effect = abs(float(np.mean(changes[before.fitted])))
         if effect < BLIND:
-            raise InputError(f"--free {free.name}", f"nothing in this run depends on it ({free.title})")
+            raise InputError(f"--free {free.name}", f"no time in this run depends on it ({free.title})")
         out.append(free.step * min(max(REACH / effect, 0.05), 100.0))
     return np.array(out)
 
@@ -220,6 +220,6 @@ def _refuse_vague(numbers: Sequence[Number]) -> None:
     for n in numbers:
         if n.free.low > 0.0 and n.high > WIDEST * n.low:
             raise InputError(
-                f"--free {n.free.name}", f"this run does not tell it: anything from {n.low:.2g} to "
-                f"{n.high:.2g} would do; too little of its time is theirs",
+                f"--free {n.free.name}", f"this run does not determine it: values from {n.low:.2g} to "
+                f"{n.high:.2g} fit equally, because little time depends on it",
             )  # fmt: skip

@@ -45,22 +45,22 @@ def adapters_of_step(deployment: Deployment, *_: object) -> AdaptersUse | None:
 
 
 HELD = (
-    Quantity("adapters", "Adapters of tenants.", "tenants.adapters", label="adapters"),
-    Quantity("rank", "Their rank.", "tenants.rank", label="rank"),
-    Quantity("resident", "Adapters that a device has room for.", "tenants.resident", label="in memory"),
-    Quantity("popularity", "How requests that name none choose.", "tenants.popularity"),
-    Quantity("bytes_each", "Bytes of one on a device [B].", unit="B", label="each"),
-    Quantity("resident_bytes", "Bytes of those in its memory [B].", unit="B", label="all in memory"),
+    Quantity("adapters", "Number of LoRA adapters.", "tenants.adapters", label="adapters"),
+    Quantity("rank", "Rank of the adapters.", "tenants.rank", label="rank"),
+    Quantity("resident", "Adapters that fit in a device's memory.", "tenants.resident", label="in memory"),
+    Quantity("popularity", "Popularity of adapters among requests that name none.", "tenants.popularity"),
+    Quantity("bytes_each", "Bytes of one adapter on a device [B].", unit="B", label="each"),
+    Quantity("resident_bytes", "Bytes of the adapters in a device's memory [B].", unit="B", label="all in memory"),
 )  # fmt: skip
 FIGURES = Figures("adapters", "Adapters", HELD)
 SWAPPED = Figures("adapters", "Adapters", (
     *HELD,
-    Quantity("hit_rate", "Share of the requests whose adapter was in memory.",
+    Quantity("hit_rate", "Share of requests whose adapter was in device memory at admission.",
              lambda a: a.counts.hits / a.counts.asked if a.counts.asked else 1.0, "%", "hits"),
-    Quantity("loads", "Adapters brought.", "counts.loads", label="loads"),
-    Quantity("loaded_bytes", "Bytes brought [B].", lambda a: a.counts.loads * a.bytes_each, "B", "brought"),
-    Quantity("link_s", "Time that the link was busy [s].", "counts.link_s", "s", "link busy"),
-    Quantity("waited_s", "Time that requests waited [s].", "counts.waited_s", "s", "requests waited in all"),
+    Quantity("loads", "Adapters loaded from host memory.", "counts.loads", label="loads"),
+    Quantity("loaded_bytes", "Bytes of adapters loaded from host memory [B].", lambda a: a.counts.loads * a.bytes_each, "B", "brought"),
+    Quantity("link_s", "Time that the host link was busy with adapters [s].", "counts.link_s", "s", "link busy"),
+    Quantity("waited_s", "Total time that requests waited for adapters [s].", "counts.waited_s", "s", "requests waited in all"),
 ))  # fmt: skip
 
 

@@ -185,22 +185,22 @@ def _hours(phase: str) -> Quantity:
 
 
 POOL = (
-    Quantity("least", "Fewest replicas.", "spec.least"),
-    Quantity("most", "Most replicas.", "spec.most"),
-    Quantity("rule", "What decides.", "spec.by", label="rule"),
-    Quantity("target", "Its target.", lambda s: s.spec.target if s.spec.by else None),
+    Quantity("least", "Minimum number of replicas.", "spec.least"),
+    Quantity("most", "Maximum number of replicas.", "spec.most"),
+    Quantity("rule", "Autoscaling rule.", "spec.by", label="rule"),
+    Quantity("target", "Target value of the rule.", lambda s: s.spec.target if s.spec.by else None),
     Quantity("start_s", "Time that a replica takes to start [s].", unit="s", label="start"),
-    Quantity("device_hours", "Device-hours in all [h].", unit="1", label="device-hours"),
+    Quantity("device_hours", "Total device-hours [h].", unit="1", label="device-hours"),
     *map(_hours, PHASES),
-    Quantity("mean_replicas", "Mean replicas.", lambda s: s.held_s() / s.end_s if s.end_s > 0 else None, "1", "mean replicas"),
-    Quantity("most_replicas", "Most replicas at once.", "most", label="most at once"),
+    Quantity("mean_replicas", "Mean number of replicas over the run.", lambda s: s.held_s() / s.end_s if s.end_s > 0 else None, "1", "mean replicas"),
+    Quantity("most_replicas", "Largest number of replicas at one time.", "most", label="most at once"),
     Quantity("started", "Replicas started.", lambda s: sum(span.phase == "starting" for span in s.spans)),
     Quantity("drained", "Replicas drained.", lambda s: sum(span.phase == "draining" for span in s.spans)),
     Quantity("usd", "Rent of all devices [USD].", "usd", "1", "USD"),
-    Quantity("static_joules", "Energy of idle power [J].", lambda s: s.idle_W * s.held_s()),
-    Quantity("starting_joules", "What of it starting replicas take [J].", lambda s: s.idle_W * s.held_s("starting")),
-    Quantity("slo_ttft_s", "SLO of the first token [s].", "spec.slo_s", "s", "SLO of the first token"),
-    Quantity("slo_attained", "Share of requests within it.", "attained", "%", "within it"),
+    Quantity("static_joules", "Energy of static power of all replicas [J].", lambda s: s.idle_W * s.held_s()),
+    Quantity("starting_joules", "Energy of static power of starting replicas [J].", lambda s: s.idle_W * s.held_s("starting")),
+    Quantity("slo_ttft_s", "TTFT limit of the rule [s].", "spec.slo_s", "s", "SLO of the first token"),
+    Quantity("slo_attained", "Share of requests with a TTFT within the limit.", "attained", "%", "within it"),
 )  # fmt: skip
 FIGURES = Figures("autoscale", "Autoscaling", POOL)
 

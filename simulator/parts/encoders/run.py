@@ -192,8 +192,8 @@ def encode(
 FIGURES = Figures("encoder", "Image encoder", (
     Quantity("devices", "Devices of the encoder; their energy and cost are not included.", label="devices"),
     Quantity("images", "Images encoded.", label="images"),
-    Quantity("busy_s", "Time that its devices worked [s]."),
-    Quantity("busy_share", "Share of the run that they worked.", unit="%", label="busy"),
+    Quantity("busy_s", "Time that the encoder's devices were busy [s]."),
+    Quantity("busy_share", "Share of the run in which the encoder's devices were busy.", unit="%", label="busy"),
     Quantity("waited_s", "Time that requests waited for their images [s].", unit="s", label="requests waited in all"),
 ))  # fmt: skip
 

@@ -147,17 +147,17 @@ def apart_left(_: object, served: RunState, *__: object) -> ApartRun | None:
 
 
 FIGURES = Figures("experts_apart", "Disaggregated experts", (
-    Quantity("experts_on", "System that has the experts.", "deployment.system.name", label="experts on"),
-    Quantity("attention_devices", "Devices that attend.", label="attention devices"),
-    Quantity("experts_devices", "Devices that have experts.", label="expert devices"),
+    Quantity("experts_on", "System of the routed experts.", "deployment.system.name", label="experts on"),
+    Quantity("attention_devices", "Devices that run attention.", label="attention devices"),
+    Quantity("experts_devices", "Devices that run the routed experts.", label="expert devices"),
     Quantity("micro_batches", "Micro-batches of a step.", "batches", label="micro-batches"),
-    Quantity("link", "Link between both.", inside=(
+    Quantity("link", "Link between attention and expert devices.", inside=(
         Quantity("bytes_per_s", "Rate of one device, one way [B/s].",
                  lambda k: k.bandwidth_bytes_per_s if isfinite(k.bandwidth_bytes_per_s) else None, "B/s", "link"),
         Quantity("latency_s", "Latency of a message [s].", unit="s", label="latency"),
     )),
-    Quantity("attention_busy", "Share of the steps' time that the former work.", "attention", "%", "attention busy"),
-    Quantity("experts_busy", "Share that the latter work.", "experts", "%", "experts busy"),
-    Quantity("link_busy", "Share that the link is busy.", "link_busy", "%", "link busy"),
-    Quantity("limit", "What limits steps.", label="limited by"),
+    Quantity("attention_busy", "Share of the step time in which attention devices are busy.", "attention", "%", "attention busy"),
+    Quantity("experts_busy", "Share of the step time in which expert devices are busy.", "experts", "%", "experts busy"),
+    Quantity("link_busy", "Share of the step time in which the link is busy.", "link_busy", "%", "link busy"),
+    Quantity("limit", "Resource that limits the step time.", label="limited by"),
 ))  # fmt: skip

@@ -104,7 +104,7 @@ def _tier(part: str, name: str, rest: list[str], system: SystemSpec) -> KvTier:
         most = known.capacity_bytes * devices
         if size > most:
             reason = f"is more than the {most / 2**30:.5g} GiB that {devices} x {system.device.name} have"
-            raise InputError(where, f"{reason}; give a rate and latency too if it is another's")
+            raise InputError(where, f"{reason}; add a rate and latency if another memory is meant")
     if rate is None or latency is None:
         assert known is not None
         rate = known.bandwidth_bytes_per_s if rate is None else rate

@@ -56,7 +56,7 @@ def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> No
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
     if not kv_rules.cached or kv_rules.window.size > 1 or kv_rules.constant > 0.0:
-        reason = "has layers with windows or constant states, whose blocks are not found again"
+        reason = "has layers with windows or constant states, whose blocks cannot be reused"
         raise InputError(OPTION, f"cannot keep blocks of {deployment.model.name}: it {reason}")
 
 

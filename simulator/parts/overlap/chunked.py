@@ -221,7 +221,7 @@ def timelines_of(
         The deployment fetches experts: the time of a fetch within the step is not known.
     """
     if deployment.parts.get("resident-experts") is not None:
-        raise InputError("--timeline", "cannot show steps that fetch experts; remove --experts-resident")
+        raise InputError("--timeline", "does not support expert caches; remove --experts-resident")
     given = deployment, batches, step, replica, expected, captured
     timelines = explicit_stage(*given).timelines
     if timelines:

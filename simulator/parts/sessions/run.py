@@ -89,9 +89,9 @@ def _paths(table: RequestTable, place: I8, tasks: int, took: F8, whole: np.ndarr
 
 FIGURES = Figures("tasks", "Tasks", (
     Quantity("count", "Tasks whose calls have all completed.", label="tasks"),
-    Quantity("calls", "Their calls.", label="calls"),
-    Quantity("e2e_s", "From the first arrival to the last token [s].", unit="s", label="task"),
-    Quantity("critical_path_calls", "Mean calls on the critical path.", "path_calls", "1", "calls on critical paths"),
-    Quantity("critical_path_serving_s", "Mean time on it in calls [s].", "serving_s", "s", "in them"),
-    Quantity("critical_path_between_s", "Mean time on it between calls [s].", "between_s", "s", "between them"),
+    Quantity("calls", "Calls (requests) of these tasks.", label="calls"),
+    Quantity("e2e_s", "Time from a task's first arrival to its last token [s].", unit="s", label="task"),
+    Quantity("critical_path_calls", "Mean number of calls on the critical path of a task.", "path_calls", "1", "calls on critical paths"),
+    Quantity("critical_path_serving_s", "Mean time in calls on the critical path [s].", "serving_s", "s", "in them"),
+    Quantity("critical_path_between_s", "Mean time between calls on the critical path [s].", "between_s", "s", "between them"),
 ))  # fmt: skip

@@ -132,7 +132,7 @@ def both(options: PoolOptions) -> tuple[str, str]:
     """
     for flag, value in (("--prefill", options.prefill), ("--decode", options.decode)):
         if value is None:
-            raise InputError(flag, "is needed too, for example h200-x8: it takes two pools")
+            raise InputError(flag, "is needed too, for example h200-x8; P/D disaggregation has two pools")
     return str(options.prefill), str(options.decode)
 
 
@@ -175,7 +175,7 @@ def _scale(options: PoolOptions, name: str) -> Autoscale | None:
     if name == "decode" and scaling.slo_s is not None:
         raise InputError(flag, "must not have slo, because the prefill pool produces the first tokens")
     if counted(str(getattr(options, name)), f"--{name}")[1] > 1:
-        reason = f"cannot be combined with --{name} SYSTEMxN; it says how many there are"
+        reason = f"cannot be combined with --{name} SYSTEMxN; remove the number xN"
         raise InputError(flag, reason)
     return scaling
 
