@@ -163,7 +163,7 @@ def validate_power(given: Any) -> None:
 
 
 def validate_runs(given: Any) -> None:
-    """Validate simulations of measured runs; write the widths fitted to them to a file on request."""
+    """Validate simulations of measured runs; with ``--fit``, write the fitted error factors to a file."""
     from ..validate.runs import validate_runs
     from ..validate.runs.widths import widths_yaml
 

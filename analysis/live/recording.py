@@ -85,7 +85,10 @@ def run_json(result: Recording) -> dict[str, Any]:
 
 
 def _workload(result: Recording) -> dict[str, Any]:
-    """Return the workload; the stage is a summary, the requests are in the table."""
+    """Return the workload block of the run's file: one stage with the mean rate [1/s], and statistics of the prompts.
+
+    The requests themselves are in ``requests.csv``.
+    """
     sent = [result.outcomes[i].sent_s for i in result.sent]
     inputs = [result.input_tokens(i) for i in result.sent]
     outputs = [result.output_tokens(i) for i in result.sent]

@@ -47,7 +47,7 @@ def model(routed: bool) -> ModelSpec:
 
 
 def kv_read_share() -> float:
-    """Return the keys and values that a decode reads with routed heads over all heads."""
+    """Return the KV bytes that a decode reads with routed heads, over those that it reads with all heads."""
     m = Batch.of([4095]).moments((0,))
     read = []
     for routed in (True, False):

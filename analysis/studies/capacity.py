@@ -1,8 +1,8 @@
 """`opbyte capacity`: the highest load that meets an SLO, and its limit.
 
-Load is requests per second. A trace keeps its arrivals, scaled in time; other lengths get Poisson (or gamma) arrivals.
-The search starts just below the rate of full engines (`backlog`), or doubles the load until the SLO is exceeded, then
-bisects on the logarithm. `stationary` decides each load.
+Load is in requests/s. The arrival times of a trace are scaled; otherwise arrivals are a Poisson (or gamma)
+process. The search starts just below the service rate of full engines (`backlog`). It doubles or halves the load until one
+load meets the SLO and a higher one exceeds it, then bisects on the logarithm. `stationary` decides each load.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import ScenarioKeywords
 
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
-"""Of a simulation at least; of a trace that is not said to be shorter."""
+"""Minimum requests of a simulation, and default maximum for a trace."""
 END, NEARER, LEAST, MOST_OF_ENDS = 1.1, 1.05, 0.1, 8000
-"""Precision of the ends of the load's interval and of a load by its chance; least share tried; most requests of a run."""
+"""For loads with slower steps: ratio of the bracketing loads at an end of the interval, and for a load by its probability;
+the smallest share of the load that is tried; maximum requests of a run."""
 MOST_STAGES = 16_000
-"""Requests of the run that says what a load fails by, whose stages are kept."""
+"""Maximum requests of the run with kept stages, which determines the limiting resource."""
 NEAR = 0.95
-"""Load tried first, as a share of what full engines serve."""
+"""First load tried, as a share of the service rate of full engines."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
-"""Loads tried at least and at most, as multiples of the first."""
+"""Lowest and highest load tried, as multiples of the first load."""
 SEARCHED = ("rate", "rate_scale", "closed_loop")
 """Options that the search sets."""
 
@@ -91,7 +92,7 @@ def capacity(
     search : str, optional
         ``layouts``: try every layout of a system, as `plan` does, and return the best.
     workers : int, optional
-        Processes; one a system, at most one a core, by default.
+        Number of processes; default: one per system, at most one per core.
     progress : callable, optional
         Called with (systems done, systems in all).
     kept : Kept
@@ -123,7 +124,7 @@ def capacity(
 
 
 def best_of_each(capacities: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
-    """Return every system's layout that serves most."""
+    """Return for each system the layout with the highest load."""
     systems = dict.fromkeys(c.system for c in capacities)
     return tuple(
         max((c for c in capacities if c.system == name), key=lambda c: c.load_per_s or 0.0) for name in systems
@@ -166,7 +167,7 @@ def _search(task: _Task, system: Variant) -> Answer:
     try:
         known = task.known(system, "capacity")
         return task.kept.once(known, partial(_searched, task, system))
-    except CapacityError as error:  # a load that no system of this size can carry is an answer
+    except CapacityError as error:  # the result is then a system without a load
         assert task.scenario.model is not None
         model, where = load(task.scenario.model, system.systems[-1])
         system_capacity = SystemCapacity(
@@ -180,7 +181,7 @@ def _search(task: _Task, system: Variant) -> Answer:
 
 
 def _searched(task: _Task, system: Variant) -> Answer:
-    """Search the highest load of one system that meets the SLO, and what limits the next one."""
+    """Return the highest load of one system that meets the SLO, and the reason why the next higher one does not."""
     knob, unit = knob_of(task.scenario)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}
@@ -189,7 +190,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     grows, requests = knob == "rate", task.scenario.workload.requests or DEFAULT_REQUESTS
     begin, settles_s = settling(task.asked(system))
 
-    def settled(rate: float) -> int:  # requests until autoscalers have decided; as many are measured
+    def settled(rate: float) -> int:  # warm-up requests until autoscalers settle
         return max(ceil(settles_s * rate) if grows else 0, task.scenario.warmup or 0)
 
     def at(rate: float) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         decision = decided(rate, task.level)
         trial, asked = decision.tried, task.asked(system, requests=decision.tried.requests, **at(rate))
         if trial.holds:
-            within.clear()  # of the loads that pass, the last is the highest
+            within.clear()  # each load that passes is higher than the earlier ones
             within[rate] = simulation_of(asked, decision.run)
         return replace(trial, worth=worth_of(decision.run, asked))
 
@@ -244,7 +245,10 @@ def _sure(
     level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
     decided: Callable[[float, Mapping[str, float]], StableLoad],
 ) -> tuple[Interval | None, dict[float, ByChance]]:  # fmt: skip
-    """Return factors on the highest load and loads by probability; from the step time if another clock changes more."""
+    """Return factors on the highest load, and loads by probability.
+
+    If a run has options with absolute times, or the SLO is attainment, the factors are those on 1 / step time.
+    """
     if best is None or best.intervals is None:
         return None, {}
     sure = best.intervals
@@ -317,7 +321,7 @@ def share_at(
 def _bracket(
     passes: Callable[[float], bool], start: float, most: float | None = None
 ) -> tuple[float | None, float | None]:
-    """Return a passing and a failing load at most a factor of two apart; None if there is none.
+    """Return a passing load and a failing load of at most twice the passing one; None for a missing one.
 
     Parameters
     ----------
@@ -348,7 +352,7 @@ def highest(
 ) -> tuple[float | None, float | None]:  # fmt: skip
     """Return the highest load that passes and the lowest failing load above it; `passes` adds runs to `tried`.
 
-    A looser SLO never gives a lower load: loads are the same until one passes, and later ones are higher.
+    A looser SLO never gives a lower load: the sequence of loads is the same until one passes, and then only rises.
     """
     low, high = _bracket(passes, start, most)
     while low is not None and high is not None and high / low > 1 + tolerance:
@@ -357,14 +361,14 @@ def highest(
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
     if low is not None and high is not None and tried[high].open:
-        passes(float(f"{low * (1 + tolerance) ** 2 * (1 - 1e-6):.6g}"))  # a load that may surely miss, near enough
+        passes(float(f"{low * (1 + tolerance) ** 2 * (1 - 1e-6):.6g}"))  # a higher load that may be decided
     return low, _surely(tried, low, high, tolerance)
 
 
 def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float) -> float | None:
     """Return the lowest load that surely exceeds the SLO, if it is within twice the tolerance of a sustained one.
 
-    Undecided loads in between do not matter then.
+    Otherwise return `high`, which may be undecided.
     """
     surely = min((load for load, t in tried.items() if t.missed), default=None)
     if low is None or high is None or surely is None or surely > low * (1 + tolerance) ** 2:

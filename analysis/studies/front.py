@@ -53,7 +53,10 @@ def _number(value: Any) -> bool:
 def trade_off_of(
     title: str, rows: Rows, objectives: Mapping[str, str], columns: Sequence[str], workloads: Sequence[str]
 ) -> list[Drawing]:
-    """Feasible rows over the first two objectives, a panel a workload; nothing without two or rows."""
+    """Return a plot of the feasible rows over the first two objectives, with one panel per workload.
+
+    The list is empty if there are fewer than two objectives, or no rows.
+    """
     import pandas as pd
 
     from ..plots import trade_off

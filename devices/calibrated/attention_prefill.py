@@ -105,7 +105,7 @@ def parts(parameters: Records, hardware: Records, inputs: Records) -> Parts:
 
 
 def from_table(table: KernelTable) -> F8:
-    """Return the quantities of measured rows."""
+    """Return the inputs of `parts` for the measured rows of a table, shape (rows, inputs)."""
     q, prefix, window = table["q_len"], table["kv_prefix"], table["window"]
     length = q + prefix
     limit = np.where(window > 0, window, np.inf)

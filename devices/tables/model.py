@@ -293,15 +293,15 @@ def _heads(op: Op) -> tuple[int, ...]:
 
 
 def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedModel) -> TableModel:
-    """Read kernel tables of a device (both forms that `workloads.kernel_tables` reads).
+    """Read kernel tables of a device, in either form that `workloads.kernel_tables` reads.
 
     Raises
     ------
     InputError
-        No tables, none of this device, or a row that cannot be used.
+        If there are no tables, no table has rows of this device, or a row is invalid.
     """
     tables, skipped = read_tables(paths, every_op=True)
-    if skipped:  # a cost taken from the device's model instead would go unseen
+    if skipped:  # otherwise the cost model would replace the row without notice
         first = skipped[0]
         where = f"{first.file}:{first.line}" if first.line else first.file
         raise InputError(where, first.reason)

@@ -1,4 +1,4 @@
-"""Arrival and completion of an engine's requests, in order of their rows; `play` handles the events that follow."""
+"""Arrival and completion of an engine's requests, in order of their rows; `fleet` handles the events that follow."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 SGLang's and TensorRT-LLM's executors plan a step, start it, and then wait for the one before it: its tokens, ends and
 memory count from the plan after the next one on (`event_loop_overlap` in sglang/srt/managers/scheduler.py,
-`_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/ py_executor.py). A request that has just ended runs in one
-more step. Without overlap results are processed at once. What is planned is the matter of each engine's rules, of which
-only those that a run has are compiled.
+`_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/py_executor.py). A request that has just ended runs in one
+more step. Without overlap, results are processed at once. The plan itself is made by the rules of each engine; only the
+rules of the simulated engine are compiled.
 """
 
 from __future__ import annotations

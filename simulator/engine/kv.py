@@ -36,24 +36,25 @@ class CacheSettings:
     block_tokens : int
         Tokens of one block.
     blocks : int, optional
-        Blocks of one rank; what fits the device's memory if not given.
+        Blocks of one rank; default: as many as fit in the device's memory.
     memory_bytes : float, optional
         Memory of one device for weights and cache together [B], instead of the usable fraction
         of the device's description.
     prompt_room : int
-        Tokens of a prompt whose activations every sequence has room for: of engines that compute a
-        batch's prompts at once and uncut. 0: the usable fraction leaves enough for a step's tokens.
+        Prompt tokens for whose activations memory is reserved per sequence, in engines that compute all prompts of a batch
+        unchunked. 0: none, because the unusable fraction of memory suffices for a step's activations.
     tiers : kv_tiers.settings.TierSettings, optional
-        Memories below the device's, which keep blocks that it cannot.
+        KV tiers below device memory, which store evicted blocks.
     window_share : float, optional
         For engines whose window layers have a pool of fixed size: its tokens over the tokens of other layers. Without
         it, window layers keep the window of every sequence in the same memory.
     state_slots : float, optional
         For engines with a separate pool of constant states: its number of states.
     found_again : bool
-        Whether prompts are found again where windows and states share the blocks (vLLM's hybrid KV cache manager).
+        Whether prompts can be found in the prefix cache if windows and states share its blocks (vLLM's hybrid KV cache
+        manager).
     states_each : int
-        States of a sequence; more than one where a state is kept for others to resume from.
+        States of a sequence; more than one if states are kept for other requests to resume from.
     resume_tokens : int
         States are kept at multiples of this number of tokens; 0: a prompt may resume at any block.
     """

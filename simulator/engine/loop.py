@@ -75,7 +75,7 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
             arrival = poll_arrivals(limits, kv_rules, state)
             if counters.released == counters.completed:  # all that has come is done
                 if clocks.known >= until:
-                    return Status.REACHED  # what comes next may yet be known to the next plan, which has not rested
+                    return Status.REACHED  # the next plan may see requests that are not submitted yet
                 if not hooks.results_pending(state):
                     idle(kv_rules, state)
                     if not arrival < until:
@@ -102,5 +102,5 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
 
 @compiled
 def run(loop: EngineArrays, until: float, goal: int) -> int:
-    """Run `advance` for callers that know an engine by its address: Python and the events of a run (`play`)."""
+    """Run `advance` for callers that have only an engine's address: Python and the events of a run (`fleet`)."""
     return advance(loop.limits, loop.kv, loop.state, until, goal)

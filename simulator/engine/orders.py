@@ -28,11 +28,11 @@ class Waiting(NamedTuple):
     request_id : int64 array
         Number in the workload.
     arrival_s : float64 array
-        When they come [s]; 0 in a closed loop, whose clients ask when they are answered.
+        Arrival times [s]; 0 in a closed loop, whose clients send the next request after each response.
     input_tokens, output_tokens : int64 array
-        Tokens of prompt and output. A real engine does not know the second.
+        Tokens of prompt and output. A real engine does not know the output length.
     priority, tenant : int64 array
-        The smaller, the sooner; and whose requests they are. 0 where nobody says.
+        Priority (smallest first) and tenant of each request; 0 by default.
     """
 
     request_id: I8
@@ -62,7 +62,7 @@ def keys_of(order: Order, requests: Waiting) -> F8:
     Raises
     ------
     InputError
-        Not one finite number a request.
+        If the order does not return one finite number per request.
     """
     keys = np.asarray(order(requests), dtype=np.float64)
     if keys.shape != requests.arrival_s.shape or not np.isfinite(keys).all():

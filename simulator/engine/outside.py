@@ -27,12 +27,12 @@ OWN_SCHEDULERS = "its scheduler has its own admission rules"
 class WaitingPrompt(NamedTuple):
     """State of the prompt at the head of the queue, and of the engine as of the step in flight."""
 
-    tokens: int  # of it that are to be computed, found ones among them
-    waited_s: float  # since it arrived
-    running: int  # requests beside it
-    decoding: int  # those of them that have their first token
-    slowest_s: float  # longest mean time between a decode's tokens so far; 0 where none has two
-    own: tuple[float, ...]  # the part's options, in their order
+    tokens: int  # of the prompt that must be computed, including cached ones
+    waited_s: float  # time since its arrival
+    running: int  # running requests
+    decoding: int  # running requests that have their first token
+    slowest_s: float  # largest mean TPOT of a decode so far; 0 if none has two tokens
+    own: tuple[float, ...]  # values of the part's options, in order
 
 
 Waits = Callable[[WaitingPrompt], bool]
@@ -48,14 +48,14 @@ def part(
     Parameters
     ----------
     options : mapping of str to float
-        Its options, with the numbers that they have unless given.
+        Option -> default number.
     cannot : mapping of str to str
-        Names of `opbyte list parts` that it cannot be combined with, and the physical reason.
+        Part that it cannot be combined with (a name in `opbyte list parts`) -> physical reason.
 
     Raises
     ------
     InputError
-        The name is taken, the function has no docstring, or a part that there is not.
+        If the name is taken, the function has no docstring, or `cannot` names an unknown part.
     """
 
     def add(waits: Waits) -> Waits:

@@ -27,8 +27,8 @@ merged, so that memory is bounded. Totals stay exact at the remaining ends."""
 class WorkLog:
     """Running totals of one engine, at the ends of its log entries."""
 
-    # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
-    # long as a board's controller averages over; see `devices.power.board`)
+    # of its devices: the steps of one batch, fast-forwarded together, keep below its limit (they
+    # last about as long as a board's controller averages over; see `devices.power.board`)
     board: Board
     # how many they are, where they may run two things at once: all that they run counts as busy once
     devices: float | None = None
@@ -38,7 +38,7 @@ class WorkLog:
     _nominal: float = 0.0
     _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
     _noted: list[F8] = field(default_factory=list)  # logs that are yet to be taken in
-    _waiting: int = 0  # stretches in them
+    _waiting: int = 0  # rows in them
 
     def note(self, log: F8) -> None:
         """Queue the entries of `State.log` for processing; an engine of a large fleet queues only few."""
@@ -113,7 +113,7 @@ class WorkLog:
         """Return times [s] and the running totals at them, both rising; `emitted` tokens were emitted by `now`."""
         self._settle()
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 2 + NUM_TOTALS))
-        # Batches of a pipeline overlap: what is done by a time is the most that any row says.
+        # Batches of a pipeline overlap: the work done by a time is the maximum over all rows until then.
         before = np.concatenate([np.zeros((1, NUM_TOTALS)), rows[:-1, 2:]])[: len(rows)]
         times = np.stack([rows[:, 0], rows[:, 1]], axis=1).ravel()
         totals = np.stack([before, rows[:, 2:]], axis=1).reshape(-1, NUM_TOTALS)

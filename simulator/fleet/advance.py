@@ -54,7 +54,7 @@ class Engines(NamedTuple):
     turn: npt.NDArray[Any]  # [1] of `TURN`
     first: int  # number of engines that requests arrive at; the others are decode nodes
     changed: I8  # [N] those whose loads are not what the router knows
-    # [rows, 1 + columns] stretches of engines whose logs were full: the engine's number, and a row of `State.log`
+    # [rows, 1 + columns] log rows of engines whose logs were full: the engine's number, and a row of `State.log`
     log: F8
 
 

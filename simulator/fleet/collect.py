@@ -30,20 +30,20 @@ def collect(
     served: RunState, deployment: Deployment, policy: Policy, workload: str, *,
     seed: int, warmup: int, copies: int, clients: int | None, stop: bool, wall_s: float,
 ) -> Run:  # fmt: skip
-    """Measure a run.
+    """Return the measurements of a finished run.
 
     Parameters
     ----------
     warmup : int
-        Completions left out of latencies; rates begin with the last of them at the earliest.
+        First completions, which are excluded from latencies; the window of rates begins after the last of them.
     copies : int
-        Replicas of the whole system, whose devices all consume static power.
+        Replicas of the whole system; all their devices consume static power.
     clients : int or None
-        Of a closed loop.
+        Clients of a closed loop; None for open-loop arrivals.
     stop : bool
-        Whether the run was cut off by a number of completions.
+        Whether the run was ended at a number of completions.
     wall_s : float
-        Seconds of real time that it took.
+        Wall-clock time of the simulation [s].
     """
     engines, requests = served.engines, _finished(served)
     end = served.end_s(requests)
@@ -56,7 +56,7 @@ def collect(
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
     devices = sum(group.devices for group in boards)
-    ends = window.start_s, window.end_s if window.end_s < end else np.inf  # what ends with the run counts in full
+    ends = window.start_s, window.end_s if window.end_s < end else np.inf  # open if the window ends with the run
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.work_log.joules for engine in engines)
     spent += sum(engine.expert_side.work_log.joules for engine in engines if engine.expert_side is not None)
@@ -132,7 +132,7 @@ def _ops_of_parts(served: RunState) -> tuple[OpTotal, ...]:
 def left_of_parts(run: Run, served: RunState, stream: RequestStream, warmup: int) -> Run:
     """Return a run with the results of each part added."""
     parts: dict[str, Any] = {}
-    run = replace(run, parts=parts)  # which hooks may read later
+    run = replace(run, parts=parts)  # set here, because later hooks may read them
     for name, part in PARTS.items():
         hook = part.hook("collect") if name in served.parts or part.left(served) else None
         left = None if hook is None else hook(run, served, stream, warmup)
@@ -258,7 +258,7 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     several = len({device for device, *_ in _programs(engines)}) > 1
-    for device, slots, plan, step_totals in _programs(engines):  # two pools may have different ops
+    for device, slots, plan, step_totals in _programs(engines):  # pools may have different ops
         of = f" of {device}" if several else ""
         sums = totals(plan, step_totals.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):

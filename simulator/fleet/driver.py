@@ -44,28 +44,29 @@ MOST_LOGGED = 1 << 14
 
 
 class RunSettings(NamedTuple):
-    """What a run is asked for.
+    """Settings of a run.
 
     Attributes
     ----------
     fleet : Fleet
-        Its router deals arrivals to the entry nodes and caches to the decode nodes; its failures number entry nodes first.
+        Replicas and their router, which assigns arrivals to entry nodes and transferred caches to decode nodes. Failures
+        count nodes from the entry nodes on.
     warmup : int
-        Completions, on all engines together, after which rates and gap statistics start.
+        Completions on all engines together, after which rates and gap statistics start.
     stop : int, optional
-        Completions after which the run ends, whatever is still under way.
+        Completions after which the run ends, also if requests are in service.
     keep_log : bool
-        Keep the log of stretches.
+        Whether to keep the log of fast-forwarded steps.
     cache : CacheSettings, optional
-        How engines set up their KV caches.
+        Settings of the engines' KV caches.
     seed : int
-        Of random failures, and of how many drafts are accepted.
+        Seed of random failures and of accepted drafts.
     steps : int
-        Keep the plans of so many steps, see `steps.check_steps`.
+        Number of steps whose plans are kept, see `steps.check_steps`.
     cut : Cut, optional
-        Of the entry nodes those that run here; all of them if not given.
+        Entry nodes to simulate in this process; default: all.
     options : PartOptions
-        Options of parts of the run.
+        Options of the run's parts.
     """
 
     pools: Pools
@@ -92,14 +93,14 @@ def serve(
     progress : callable, optional
         See `progress.Progress`.
     grown : callable, optional
-        Runs it from where one of fewer requests of the same stream stands, see `growing`.
+        Function that continues a shorter run of the same stream instead, see `growing`.
 
     Raises
     ------
     InputError
-        An unknown router, a failure of an unknown node, or too many failures for the run to end.
+        If the router or a failing node is unknown, or failures are too frequent for the run to end.
     CapacityError
-        A request that could never fit.
+        If the KV cache of a request could never fit.
     """
     pools, fleet, cache = asked.pools, asked.fleet, asked.cache
     check_known(f"--router {fleet.router!r}", fleet.router, ROUTERS, "unknown router")
@@ -122,7 +123,7 @@ class Driver:
         self.warmup, self.stop, self.warm_s, self.ended = asked.warmup, asked.stop or 0, 0.0, False
         self.shared = {n: x for n, hook in hooks_by_name("shared") if (x := hook(pools, policy, cache)) is not None}
         self.first = first = next(blocks := iter(stream), None)
-        blocks = chain(() if first is None else (first,), blocks)  # the first block is drawn once
+        blocks = chain(() if first is None else (first,), blocks)  # the first block is generated only once
         self._check_stream()
         self.scaled, self.swapped = scaled_by(pools, fleet.autoscale), swapped_by(pools)
         self.parts = check_run(pools, policy, cache, first, fleet.faults is not None, self.scaled, asked.options)
@@ -175,7 +176,7 @@ class Driver:
         Parameters
         ----------
         engines : int
-            Of the larger pool.
+            Number of engines of the larger pool.
         independent : bool
             Whether engines affect each other only through the router's choice.
         changing : bool
@@ -252,20 +253,20 @@ class Driver:
             self.clock.report = now_and_then(lambda: self._tell(progress))
         self.begin(seed)
         self.run_events()
-        if progress is not None:  # the last report may have been left out as too soon
+        if progress is not None:  # the rate limit of reports may have skipped the last one
             self._tell(progress)
         return self.end()
 
     def begin(self, seed: int) -> None:
         """Schedule the initial events."""
         self._aim()
-        for part in reversed(self.does):  # of events of one time, that of the part which began first is first
+        for part in reversed(self.does):  # of simultaneous events, the one scheduled first is first
             part.start(seed)
 
     def end(self) -> RunState:
         """Collect the results, with the last requests taken over from their engines."""
         nodes, taken = self.clock.all, []
-        for node in nodes if self.one or not self.ended else ():  # else: what is cut off
+        for node in nodes if self.one or not self.ended else ():  # a fleet ended at `stop` drops later results
             places, rows = node.untaken()
             self.table.take_over_all(node.engine, places, rows)
             taken.append(rows)

@@ -18,13 +18,13 @@ I8 = npt.NDArray[np.int64]
 class Heap(NamedTuple):
     """Entries with a time, a number that breaks ties, and a payload."""
 
-    time: F8  # [C] the first `size` of them are taken
-    tags: I8  # [C, 2]
+    time: F8  # [C] times; only the first `size` are in use
+    tags: I8  # [C, 2] tie-breaking number and payload
     size: I8  # [1]
 
 
 def new_heap(room: int, before: Heap | None = None) -> Heap:
-    """Return a heap with room for `room` entries, including the entries of `before`."""
+    """Return a heap with a capacity of `room` entries, filled with the entries of `before`."""
     heap = Heap(np.zeros(room), np.zeros((room, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
     if before is not None:
         heap.time[: len(before.time)], heap.tags[: len(before.tags)] = before.time, before.tags
@@ -36,9 +36,9 @@ def new_heap(room: int, before: Heap | None = None) -> Heap:
 class Line(NamedTuple):
     """Queue of some of N engines, ordered by time and then by number."""
 
-    time: F8  # [N]
-    order: I8  # [N] a heap of engines
-    place: I8  # [N] where each is in it, -1 if it is not
+    time: F8  # [N] time of each engine
+    order: I8  # [N] engines as a binary heap; only the first `size` are in use
+    place: I8  # [N] index of each engine in `order`, -1 if it is not queued
     size: I8  # [1]
 
 
@@ -57,7 +57,7 @@ def before(line: Line, engine: int, m: int) -> bool:
 
 @compiled_part
 def rise(line: Line, place: int, engine: int) -> None:
-    """Place an engine at a position of the heap, or above it if its time is earlier."""
+    """Place an engine at a position of the heap, and move it towards the root while it comes before its parent."""
     while place > 0 and before(line, engine, line.order[(place - 1) // 2]):
         m = line.order[(place - 1) // 2]
         line.order[place], line.place[m] = m, place

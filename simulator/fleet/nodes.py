@@ -17,7 +17,7 @@ from .assignment import load_of
 from .routers import Load
 
 FEWEST = 64
-"""Smallest number of adjacent rows whose memory is released: two pages and more."""
+"""Minimum number of adjacent rows whose memory is released; they span at least two memory pages."""
 
 
 class Known:
@@ -40,8 +40,8 @@ class Node:
     index: int  # its number among the nodes; entry nodes come first
     engine: Engine
     cache_state: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
-    asked: dict[int, int] = field(default_factory=dict)  # those that wait there
-    low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
+    asked: dict[int, int] = field(default_factory=dict)  # requests that wait there
+    low: int = 0  # all rows of the engine's state below this one have been released, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])
     # nodes whose engine's state may have been replaced, see `clock`
     stale: set[int] = field(default_factory=set)
@@ -129,16 +129,16 @@ class Node:
         state, low = self.engine.state, self.low
         seen = self.gone if looked_at else self.delivered
         state.requests.row[places] = -1
-        rows = state.requests[low:seen]  # the next completions are noted beyond
+        rows = state.requests[low:seen]  # completions of later rows are not recorded yet
         live = (rows.row >= 0) & (rows.output > 0)
         most = state.running.shape[1] // 3
         for rank, late in zip(state.running, state.ranks.late, strict=True):
-            # What they hold is to be dropped.
+            # These sequences have ended, but their KV memory is not free yet.
             live[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
         live[[i - low for i in state.requests.done[seen : self.delivered] if low <= i < seen]] = True
-        # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
+        # Released memory reads as 0, also for a row on two pages of which only one is released.
         rows.output[~live & (rows.output > 0)] = -1
         gone = [(low + first, low + last) for first, last in runs(rows.output < 0) if last - first >= FEWEST]
         self.low = state.counters[0].low = low + int(live.argmax()) if live.any() else max(seen, low)
-        for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # below, all of them: what was too little, too
+        for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # and all rows below `low`
             give_back(state.requests, first, last)

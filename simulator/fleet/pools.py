@@ -24,13 +24,13 @@ class Fleet:
     Attributes
     ----------
     router : str
-        See `routers`.
+        Name of a router, see `routers`.
     replicas : int
-        Copies of the whole system.
+        Number of replicas of the whole system.
     parts : mapping of str to object
-        What parts have of the fleet, by their names.
+        Name of a part -> its settings for the fleet.
     faults, autoscale : optional
-        `failures.failing.Faults`, and `autoscale.asked.Autoscale`: how many of the replicas there are when.
+        Failures of replicas (`failures.failing.Faults`), and changes of their number (`autoscale.asked.Autoscale`).
     """
 
     router: str = "round-robin"
@@ -64,9 +64,9 @@ class KvLink:
     bandwidth_bytes_per_s : float
         One-way bandwidth of one device, which sends and receives over its own port.
     latency_s : float
-        Of one cache [s].
+        Latency of one transfer [s].
     by_layer : bool
-        Whether a layer's cache leaves as soon as the prompt has passed it.
+        Whether the cache of a layer is sent as soon as the layer has processed the prompt.
     """
 
     name: str
@@ -92,17 +92,17 @@ class Pools:
     Attributes
     ----------
     entry : tuple of Deployment
-        Nodes that requests arrive at; they do everything unless there are `decode` nodes.
+        Nodes that requests arrive at. They only prefill if there are `decode` nodes.
     decode : tuple of Deployment
-        Nodes that go on after the first token.
+        Nodes that decode after the first token; empty without P/D disaggregation.
     link : KvLink or None
-        What KV caches cross from one to the other.
+        KV transfer link from entry nodes to decode nodes.
     policy, cache : optional
-        Of the decode nodes, if they differ from the entry nodes.
+        Policy and cache settings of the decode nodes, if they differ from the entry nodes'.
     parts : mapping of str to object
-        What parts have of the fleet, by their names.
+        Name of a part -> its settings for the cluster.
     scales : tuple
-        How many replicas of each of two pools there are when; the nodes are then all that there may be.
+        Autoscalers of the prefill and the decode pool; the nodes are then the maximum of each pool.
     """
 
     entry: tuple[Deployment, ...]
@@ -118,8 +118,8 @@ class Pools:
 class Moves:
     """KV transfers of a run, one row for each request; NaN if its cache was not transferred."""
 
-    # when a cache left and when it was there [s]; of one that was sent again, the last time
+    # begin and end of the transfer [s], of the last one if a cache was sent again
     start_s: F8
     end_s: F8
-    total_bytes: float  # all that has crossed the link
-    count: int  # caches that have
+    total_bytes: float  # transferred over the link
+    count: int  # transferred caches

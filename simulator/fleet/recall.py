@@ -19,26 +19,29 @@ from ...workloads.records import named, records
 I8 = npt.NDArray[np.int64]
 
 SLOT = named("piece owner tokens older newer beside", "")
-"""A piece of a request: its content; the engine whose list it is on; its tokens; its neighbours on that list; the slot
-of the same content on another list. -1 if there is none."""
+"""A piece of a request's prompt and output, as an entry of a list.
+
+`piece` numbers its content, `owner` the engine of the list, `older` and `newer` the adjacent slots of that list, and
+`beside` a slot with the same content on another engine's list; -1 if there is none. `tokens` is its length.
+"""
 LIST = named("oldest newest kept capacity", "")
-"""List of an engine: its ends; tokens on it, and the capacity of the engine's cache [tokens]."""
+"""List of an engine: slots of its oldest and newest piece, tokens on it, and the capacity of the engine's cache [tokens]."""
 FOUND = named("known run", "")
 """Match of the latest prompt with an engine's list: matching tokens and pieces from its start."""
 
 
 @by_address
 class Recall(NamedTuple):
-    """Lists of N engines; S pieces of all requests, P different ones."""
+    """Lists of N engines. All requests have S pieces with P different contents; arrays may be longer."""
 
-    starts: I8  # [requests + 1] first piece of each request, and more; empty where no rule asks
-    slots: npt.NDArray[Any]  # [S] of `SLOT`, and more
-    first: I8  # [P] a slot of each content that is on a list, or -1
+    starts: I8  # [requests + 1] first slot of each request; empty if no router uses the lists
+    slots: npt.NDArray[Any]  # [S] of `SLOT`
+    first: I8  # [P] one slot of each content that is on some list, or -1
     ends: npt.NDArray[Any]  # [N] of `LIST`
     found: npt.NDArray[Any]  # [N] of `FOUND`
-    # Tokens of each; 0 where the only piece is a session, which is as long as it was sent.
+    # Tokens of a piece; 0 if a request's only piece is its session, whose length is that of the sent request.
     piece: int
-    session_last: bool  # whether the last piece of a request is its session's, as long as what is left
+    session_last: bool  # whether the last piece of a request is its session, with all remaining tokens
 
 
 def new_recall(capacities: list[int], piece: int) -> Recall:
@@ -50,7 +53,7 @@ def new_recall(capacities: list[int], piece: int) -> Recall:
 
 
 def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
-    """Return slots for more pieces; their room doubles, so that appending is linear."""
+    """Return `slots` with `pieces` after the first `have`; the array doubles if full, so that appending takes linear time."""
     last = have + len(pieces)
     if last > len(slots):
         slots = records(max(last, 2 * len(slots)), SLOT, slots)
@@ -61,7 +64,10 @@ def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
 
 @compiled_part
 def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
-    """Find how much of a request's prompt is on each list; the last token is always computed."""
+    """Write the cached tokens of a request's prompt on each engine's list to `recall.found`.
+
+    A match has consecutive pieces from the start of the prompt, and excludes its last token, which is always computed.
+    """
     matched = recall.found
     for n in range(matched.shape[0]):
         matched[n].known = matched[n].run = 0

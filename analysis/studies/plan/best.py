@@ -1,10 +1,14 @@
 """The best candidate of one system, in order of the least possible cost.
 
-Every candidate has a number of replicas that is too small by bounds or simulations. Those with the least possible cost
-are tried once, and the candidate with the fewest estimated devices is followed until it meets the SLO. The others are tried with the largest number of replicas that
-would be better, so that one simulation rejects them: first by devices or dollars, then by energy between equals. More
-replicas are assumed never to serve worse: after a failure the number is scaled by the load or by half, then bisected.
-Systems are searched independently.
+For every candidate, bounds or simulations give a number of replicas that is too small.
+
+1. Each candidate with the lowest possible cost is simulated once.
+2. The candidate with the fewest estimated devices is simulated with more replicas until it meets the SLO.
+3. Each other candidate is simulated with the largest number of replicas that would be better. One simulation then
+   rejects it: first by devices or cost, then by energy among candidates of equal cost.
+
+More replicas are assumed never to increase latencies. After a failure, the number is scaled by the load or by half, then
+bisected. Systems are searched independently.
 """
 
 from __future__ import annotations
@@ -30,12 +34,14 @@ from .trial import Sure, Trial, sure_of
 from .tried import TriedCandidate, narrows, promising
 
 MOST_STAGES = 2000
-"""Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
+"""Maximum requests of the run with kept stages, which determines why fewer replicas fail."""
 STICKS = 8.0
-"""How many times the devices of the best guess one may seem to need that is followed, with more copies, until it
-serves: what has not been tried seems to need the least."""
+"""Step 2 stays with its candidate until the estimated devices exceed this multiple of the best other estimate.
+
+Estimates rise with each simulation, so a candidate that was not simulated seems to need fewer devices than it does.
+"""
 SURELY_MORE = 1.05
-"""Candidates of equal cost: no longer run is made if a short run needs this many times the energy of the best candidate."""
+"""A candidate of equal cost is rejected after a short run if it needs this multiple of the best candidate's energy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +54,17 @@ class Searched:
     tried : tuple of TriedCandidate
         Every candidate.
     limit : str
-        What keeps fewer devices, or any, from serving.
+        Reason why fewer devices, or any number, do not meet the SLO.
     refused : InputError or None
-        Why a layout cannot be, of the first that cannot.
+        Error of the first invalid layout.
     sure : Sure or None
-        How sure the best is.
+        Replicas by probability, and latency intervals, of the best candidate.
     winner : TriedCandidate or None
-        The best, once it is found.
+        The best candidate, once it is found.
     chosen : Point or None
-        The same as it is predicted.
+        Its values at predicted step times.
     outage : Outage or None
-        What a failure does to it, if replicas fail.
+        Its latencies during a failure, if replicas can fail.
     """
 
     name: str | Path
@@ -73,7 +79,7 @@ class Searched:
 
     @property
     def best(self) -> TriedCandidate | None:
-        """The best candidate that is known to meet the SLO."""
+        """Return the best candidate that is known to meet the SLO; None if there is none yet."""
         met = [t for t in self.tried if t.best is not None]
         return min(met, key=lambda t: t.value, default=None)
 
@@ -84,13 +90,13 @@ class Searched:
 
     @property
     def bar(self) -> Value:
-        """The best value known so far, which other candidates must undercut."""
+        """Return the best value known so far; another candidate must have a lower one."""
         best = self.best
         return WORST if best is None else best.value
 
 
 def searched_on(task: PlanTask, name: str | Path) -> Searched:
-    """Return the best of the systems of a name, and what became of all candidates.
+    """Search the systems of a name; return the best candidate and the outcome of all others.
 
     Raises
     ------
@@ -110,7 +116,7 @@ def searched_on(task: PlanTask, name: str | Path) -> Searched:
                     trial = trials[candidate] = Trial(task, candidate, spec, Path(folder))
                     try:
                         tried.append(_bounded(trial, block))
-                    except InputError as error:  # heads or experts that the degrees do not divide
+                    except InputError as error:  # for example, degrees that do not divide the heads or experts
                         refused = refused or error
             searched = Searched(name, tuple(tried), refused=refused)
             return _searched(task, searched, trials) if tried else searched
@@ -141,7 +147,7 @@ def _model(task: PlanTask) -> ModelSpec:
 
 
 def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
-    """Simulate what may be the best of one system, best first, until nothing left can be better."""
+    """Simulate candidates in the order of their estimates until no other can be better; then confirm the best one."""
     while True:
         searched = narrowed(searched, partial(_simulated, trials, searched))
         best = searched.best
@@ -151,7 +157,7 @@ def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Tri
         searched = replace(searched, simulations=searched.simulations + more)
         if not chosen.missed or task.quick:
             break
-        best.best = None  # its probe was within the limits, and it is not
+        best.best = None  # the probe met the SLO, but the run of all layers does not
         best.learn(chosen)
     searched = searched if task.quick else limit_on(searched, trials)
     outage = trials[best.candidate].outage(chosen.copies)
@@ -159,9 +165,9 @@ def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Tri
 
 
 def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
-    """Narrow a search until nothing left can be better.
+    """Simulate candidates until none left can be better; return the search with their number of simulations.
 
-    `simulated` says whether some copies of a candidate beat a bar.
+    `simulated` returns the point of a candidate with a number of replicas; the point fails if it is not below a bar.
     """
     count = searched.simulations
     deep: TriedCandidate | None = None
@@ -169,7 +175,7 @@ def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value
     quick = bool(searched.tried) and narrows(searched.tried[0].task)
     while True:
         bar = searched.bar
-        cheaper = *bar[:-1], 0.0  # before what decides between equals
+        cheaper = *bar[:-1], 0.0  # ignores energy, the tie-breaker
         strict = cheaper if (quick and bar != WORST) or searched.left(cheaper) else bar
         left = searched.left(strict)
         if not left:
@@ -179,7 +185,7 @@ def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value
         if not untried and deep is not None and any(t is deep for t in left):
             first = deep if deep.guess[0] <= STICKS * first.guess[0] else first
         if bar == WORST and not untried:
-            deep = first  # until it serves: others are then tried once
+            deep = first  # followed until it meets the SLO
         count += 1
         try:
             first.learn(simulated(first, first.copies(strict), bar))
@@ -193,7 +199,7 @@ def _simulated(
     """Simulate a candidate with steps as slow as the plan's probability requires; a short run may decide."""
     task, trial, best = candidate.task, trials[candidate.candidate], searched.best
     glances = task.grows and task.scenario.workload.cv is None
-    if glances and candidate.slow is None:  # what misses as predicted misses with slower steps too
+    if glances and candidate.slow is None:  # exceeding limits at predicted step times implies it with slower steps
         p = trial.glance(copies)
         if p.missed not in ((), OPEN):
             return p
@@ -212,7 +218,7 @@ def _simulated(
 
 
 def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
-    """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
+    """Simulate the failed candidate nearest to the SLO once more; return the search with the reason of its failure."""
     best = searched.best
     most = best.best.devices if best is not None and best.best is not None else float("inf")
     failed = [p for t in searched.tried for p in t.points if p.missed and p.devices < most]

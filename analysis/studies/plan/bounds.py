@@ -32,8 +32,8 @@ from ....workloads.requests import RequestBlock
 I8 = npt.NDArray[np.int64]
 
 SCALES = 0.99
-"""Share of an op's bytes that counts: scales of 128 x 128 blocks, 0.2 % of their weights, are not part of
-the fitted models' least traffic."""
+"""Share of an op's bytes in the bound. It excludes the scales of 128 x 128 blocks (0.2 % of the weights), which the fitted
+models' least traffic does not include."""
 KINDS = (Attention, LatentAttention, FeedForward, MixtureOfExperts)
 """Layer kinds in which every token does all products, with `top_k` experts each."""
 MODELS = (Roofline, CalibratedModel, DerivedRoofline)
@@ -42,20 +42,20 @@ MODELS = (Roofline, CalibratedModel, DerivedRoofline)
 
 @dataclass(frozen=True, slots=True)
 class Least:
-    """Lower bounds of the time of an engine's work [s].
+    """Lower bounds on the times of an engine's work [s].
 
     Attributes
     ----------
     token_s : float
-        Products of one token on all stages, evenly distributed over the engine's devices.
+        Matmuls of one token in all stages, evenly distributed over the engine's devices.
     lone_s : float
-        The same where one rank has all tokens and the others none.
+        The same if one rank has all tokens and the others none.
     pass_s : float
-        Weights of all layers read once, a token's experts among them.
+        Reading the weights of all layers once, including the experts of one token.
     key_s : mapping of int to float
-        A key and its value read by a decode on a rank's devices, all layers of a window (0 = none).
+        Attention window [tokens] (0 = none) -> a decode's time to read one cached token in all layers with this window.
     ranks, stages : int
-        Of the engine.
+        Data-parallel ranks and pipeline stages of the engine.
     """
 
     token_s: float
@@ -66,7 +66,7 @@ class Least:
     stages: int
 
     def keys_s(self, context: I8) -> F8:
-        """Keys and values that a decode at some contexts reads at least [s], shape as `context`."""
+        """Return the least time of a decode to read its KV cache [s], by context length [tokens]; shape as `context`."""
         out = np.zeros(context.shape)
         for window, per_key_s in self.key_s.items():
             out = out + per_key_s * (np.minimum(context, window) if window else context)
@@ -74,7 +74,7 @@ class Least:
 
 
 def least_of(deployment: Deployment) -> Least | None:
-    """Return the lower bounds of a deployment; None if its times may be below them."""
+    """Return the lower bounds of a deployment; None if its simulated times may be below them."""
     device = deployment.device
     if not all(type(part) in KINDS for layer in deployment.shard.layers for part in layer.parts):
         return None
@@ -82,7 +82,7 @@ def least_of(deployment: Deployment) -> Least | None:
         return None
     if (
         deployment.several > 1 or deployment.parts.get("expert-copies") is not None
-    ):  # tokens by the step, experts more than once
+    ):  # several tokens per step, or redundant experts
         return None
     if not all(isinstance(p.model, MODELS) for p in device.processors.values()):
         return None
@@ -113,7 +113,7 @@ def _layer_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, int]]:
     return [
         (op, section.layers)
         for section in sections_of(deployment)
-        if section.layer is not None  # embedding, what is sent on, and the head are none
+        if section.layer is not None  # excludes the embedding, the head and transfers
         for op in section.build(m)
     ]
 
@@ -145,7 +145,7 @@ class Bound:
     copies : int or None
         Fewest replicas that may meet the SLO; None if no number does.
     why : str
-        What rules out fewer, or all.
+        Reason why fewer replicas fail, or all.
     """
 
     copies: int | None
@@ -173,7 +173,7 @@ def bound_of(
         return Bound(None, f"memory: {error.reason}")
     least = least_of(deployment)
     if least is None or block.hash_ids is not None or block.turns is not None:
-        return Bound(1, "")  # prompts found in a cache are not computed
+        return Bound(1, "")  # with a prefix cache, cached prompt tokens are not computed
     lone = _lone(least, block, level)
     if lone:
         return Bound(None, f"roofline: {lone}")

@@ -1,8 +1,8 @@
-"""What a plan chooses among: systems of given devices, layouts, formats and policies.
+"""Candidates of a plan: systems of given devices, layouts, formats and policies.
 
-What is given stays; what is not is varied. A policy that is an engine's is run as that engine is started:
-from an engine's file with the candidate's layout, so that a plan says no more than the engine can do.
-Layouts of other policies are options.
+Options that the user gives are fixed, all others are varied. For the policy of an engine, a candidate is an engine file
+with its layout. So a plan contains only configurations that the engine can start with. Other policies get the layout as
+options.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from ...show.text import Records
 from ..variants import Axes, layouts
 
 Extra = tuple[tuple[str, Any], ...]
-"""Options of one candidate."""
+"""Names and values of the searched options of one candidate."""
 POOLS = "pools"
 RATIOS = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1))
-"""Systems that prefill, and those that decode, of two pools."""
+"""Numbers of prefill and decode systems of one replica with two pools."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "drafts": ("speculative", "acceptance"),
     "tiers": ("kv_tiers", "kv_write", "kv_load", "kv_prefetch"),
     "caps": ("power_cap",),
     "copies": ("redundant_experts", "expert_placement", "expert_dispatch"),
 }
-"""What may be searched -> options that say it, the first of which it needs."""
+"""Name in ``--search`` -> options that it varies; the first one must be given."""
 WORDS = {
     "speculative": "drafts {}", "kv_tiers": "tiers {}", "power_cap": "cap {:g} W",
     "redundant_experts": "{} more experts",
@@ -98,30 +98,30 @@ def words_of(extra: Extra) -> list[str]:
 
 
 SIZES = (1, 2, 4, 8, 16)
-"""Devices of a copy that are tried where only a device is named."""
+"""Numbers of devices per replica that are tried if the user names only a device."""
 FOLDER = "FOLDER"
-"""Name of a checkpoint that is not known."""
+"""Placeholder in start commands for an unknown checkpoint."""
 OWN = "own"
-"""Format that the model comes in."""
+"""Name of the model's published format in lists of formats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One copy: a system with a layout, formats and a policy.
+    """One replica: a system with a layout, formats and a policy.
 
     Attributes
     ----------
     system : str or Path
     start : Start or None
-        Layout, budget and formats; None where the system's own mapping lays the model out.
+        Parallel degrees, token budget and formats; None if the system's description defines the layout.
     dtype, kv_dtype : str or None
-        None = the model's own.
+        Formats of weights and KV cache; None for the model's published formats.
     framework : str or None
-        Whose kernels it runs on.
+        Framework whose kernels are used.
     extra : tuple of (str, object)
-        Its options, see `choices`.
+        Searched options, see `choices_of`.
     pools : (int, int) or None
-        Systems that prefill and that decode of a copy; None where all do both.
+        Prefill and decode systems of a replica; None without separate pools.
     """
 
     system: str | Path
@@ -186,7 +186,10 @@ class Candidate:
         return base.changed(**changes, policy=self.policy, token_budget=self.token_budget)
 
     def command(self, model: str, room: Room) -> str | None:
-        """How a copy is started, with FOLDER for a checkpoint that is not known; None where no engine's command says it."""
+        """Return the command that starts a replica; None if no engine's command supports it.
+
+        It names `FOLDER` if the checkpoint is unknown.
+        """
         values = self.engine
         if values is None:
             return None
@@ -212,7 +215,7 @@ class Candidate:
         Raises
         ------
         InputError
-            As `command`, and where no engine's command starts a copy.
+            If no engine's command starts a replica, or its checkpoint is unknown.
         """
         if self.engine is None:
             raise InputError("--emit", "no engine's start command supports this layout and policy")
@@ -280,10 +283,10 @@ def candidates(
     Parameters
     ----------
     lone : bool
-        Whether smaller systems of the same devices are candidates too: ranks of a dense model, which
-        do not work together, are then copies of a smaller one.
+        Whether smaller systems of the same devices are candidates, too. Data-parallel ranks of a dense model are independent,
+        so they are then replicas of a smaller system.
     asked : DeployOptions
-        Says how ranks share experts, and whose kernels; the engine's own without.
+        How ranks share experts, and the framework of the kernels; by default as the engine does.
     """
     devices = system.nodes * system.devices_per_node
     sharing = Sharing(**{name: asked.option(name) for name in SHARING})

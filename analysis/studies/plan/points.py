@@ -27,13 +27,13 @@ from .spares import Outages
 
 GOALS = ("devices", "cost", "energy", "carbon")
 Value = tuple[float, ...]
-"""What a plan makes small: the goal first, then what decides between equals."""
+"""Value that a plan minimises, compared in order: the goal first, then the tie-breakers."""
 ANY = Room()
 WORST: Value = (float("inf"),)
 PACED = 0.9
-"""Share of the requests that is served in the time that they come in where none wait ever longer."""
+"""Minimum of `Point.served` at which the queue counts as stable."""
 OPEN, BEATEN = ("open",), ("beaten",)
-"""Reasons without a decision: undecided, or another candidate is known to be better."""
+"""Values of `Point.missed` that are not exceeded limits: undecided, and worse than another candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ class PlanTask:
     Attributes
     ----------
     scenario : Scenario
-        Without system, layout and load.
+        Scenario without system, layout and load.
     load : mapping of str to float
-        The option that sets the load, empty where the trace's own is kept.
+        Option that sets the load; empty if a trace's arrival times are used.
     goal : str
         One of `GOALS`.
     budget : float or None
-        Most dollars an hour.
+        Maximum cost [USD/h].
     sure : float or None
-        Required probability of meeting the SLO; the median of the evidence without it.
+        Required probability of meeting the SLO; None for the median of the evidence.
     quick : bool
-        Whether the search's own runs are enough.
+        Whether the result is taken from the runs of the search, without intervals.
     outages : Outages or None
-        Failures of replicas, for which there are spares.
+        Failures of replicas, which need spare replicas; None without failures.
     """
 
     scenario: Scenario
@@ -71,12 +71,12 @@ class PlanTask:
     outages: Outages | None = None
 
     def started(self, copies: int) -> int:
-        """Return the replicas of which `copies` are up for the share of time that is asked."""
+        """Return the replicas to start so that `copies` are up for the required share of time."""
         return copies if self.outages is None else self.outages.replicas(copies)
 
     @property
     def requests(self) -> int:
-        """Fewest requests of a simulation."""
+        """Return the minimum number of requests of a simulation."""
         asked = self.scenario.workload.requests
         assert asked is not None
         return counted(asked) if self.grows else asked
@@ -91,7 +91,7 @@ class PlanTask:
         return {n: most / slow for n, most in self.level.items()}
 
     def most_copies(self, system: SystemSpec, devices: int) -> int:
-        """Return the replicas of N devices that the devices and the budget allow."""
+        """Return the maximum number of replicas, each of `devices` devices, within the device limit and the budget."""
         most, price = self.most_devices // devices, price_of(system.device, self.scenario)
         if self.budget is not None and price:
             most = min(most, int(self.budget / (price * devices) * (1 + 1e-12)))
@@ -101,7 +101,7 @@ class PlanTask:
         return needed
 
     def usd_per_hour(self, system: SystemSpec, devices: int) -> float | None:
-        """Return the cost of N devices, without the power of owned ones; None without a price."""
+        """Return the cost of N devices [USD/h], without electricity of owned devices; None if it is unknown."""
         price = price_of(system.device, self.scenario)
         return None if price is None else price * devices
 
@@ -126,27 +126,27 @@ class Point:
     Attributes
     ----------
     worth : Worth
-        What deployments are judged by, dollars and joules a token among it.
+        Throughput, energy and cost metrics.
     gco2_per_token : float or None
-        Carbon of the energy, where the grid's intensity is given [g].
+        Carbon of a token's energy [gCO2]; None without the grid's carbon intensity.
     figures : mapping of str to float or None
-        The latencies of the SLO, by name [s].
+        Latencies of the SLO by name [s].
     missed : tuple of str
         Exceeded limits; "open" if undecided; empty if the SLO is met.
     requests : int
-        Of the run.
+        Number of simulated requests.
     served : float
-        Requests that are served in the time that they come in, as a share of them.
+        Share of the offered load that is served, at most 1; less if the queue grows.
     spares : int
-        Replicas that are started in addition to `copies`; counted in devices and dollars.
+        Replicas that are started in addition to `copies`; devices and cost include them.
     sure : RunIntervals or None
         Factors on the values, see `answers.interval`.
     evidence : sequence of dict
         Evidence of the values, see `answers.evidence`.
     ranges : Ranges or None
-        The part of it that is out of range.
+        The part of the run that is out of range.
     room : Room
-        What the engine made room for.
+        Limits to start the engine with.
     doubts : tuple of str
         Warnings of the simulation.
     """
@@ -182,7 +182,7 @@ class Point:
 
     @property
     def measured(self) -> bool:
-        """Return whether most of its time is in the range of measurements, or of models without any."""
+        """Return whether most of the run's time is in the range of measurements, or of models without measurements."""
         return is_measured(self.ranges)
 
     def worst(self, level: Mapping[str, float]) -> float:
@@ -194,7 +194,7 @@ class Point:
     def paces(self, level: Mapping[str, float]) -> float:
         """Return the largest ratio of a latency to its limit.
 
-        Where requests wait ever longer, only of the times between tokens.
+        If the queue grows, only times between tokens count, because TTFT then depends on the length of the run.
         """
         if "load" not in self.missed and self.served > PACED:
             return self.worst(level)

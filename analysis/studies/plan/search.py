@@ -31,13 +31,13 @@ Goal = Literal["devices", "cost", "energy", "carbon"]
 SPAN_S, FEWEST_REQUESTS, MOST_REQUESTS = 60.0, 400, 4000
 """Requests of every simulation: one minute of the load, within limits."""
 MOST_DEVICES = 64
-"""Devices that a plan has at most unless more are allowed."""
+"""Default maximum number of devices of a plan."""
 VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
-"""Options of a scenario that may have several comma-separated values."""
+"""Scenario options that may have several comma-separated values; each value is tried."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
 APART = ("two-pools", "experts-apart", "autoscale")
-"""Parts of a scenario that no plan is given; two pools may be searched, and the plan sets the replicas."""
+"""Parts of a scenario that a plan refuses; pools are a choice of `search`, and the plan sets the number of replicas."""
 TRIED = {"drafts": "drafts", "kv-tiers": "tiers"}
 """Parts that are tried with and without, by their name in `search`."""
 
@@ -60,45 +60,44 @@ def plan(
     on_row: Callable[[str], None] = lambda row: None,
     **options: Unpack[PlanKeywords],
 ) -> Plan:
-    """Find the system, layout and policy that meet an SLO at a load best.
+    """Find the best system, layout and policy that meet an SLO at a load.
 
     Parameters
     ----------
     model : Scenario, or str, Path or ModelSpec
         The scenario of every simulation, without system, layout and load, or its model.
     systems : sequence of str or Path, or str
-        Devices (``h100``: copies of 1 to 16 of them are tried) and systems (``h100-x8``: copies of it).
+        Devices (``h100``: replicas of 1 to 16 devices are tried) and systems (``h100-x8``: replicas of this system).
     slo : str or mapping of str to float
         As `capacity` takes it [s].
     load : float
-        Requests per second in all; needed unless a trace says when its own come.
+        Total load [requests/s]; required unless a trace has arrival times.
     goal : str
-        What is to be small: ``devices``, ``cost`` (dollars an hour), ``energy`` (of a token) or
-        ``carbon``; then, between equals, the others.
+        Value to minimise: ``devices``, ``cost`` (USD/h), ``energy`` (J/token) or ``carbon``. The others break ties.
     budget : float, optional
-        Most dollars an hour.
+        Maximum cost [USD/h].
     most_devices : int
-        Most devices of all copies.
+        Maximum number of devices of all replicas.
     sure : float, optional
-        Probability from 0.5 to 0.99 of meeting the SLO: systems are ranked by the replicas that it needs; default: the
+        Probability from 0.5 to 0.99 of meeting the SLO. Systems are ranked by the replicas needed for it. Default: the
         median of the evidence.
     search : str, optional
-        Additional choices: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
+        Comma-separated additional choices: pools, drafts, tiers, caps, copies. All but pools vary options that must be given.
     quick : bool
-        Whether the search's own runs are enough: no intervals, and no reason why fewer devices fail.
+        Whether to skip the runs after the search; the result then has no intervals and no reason why fewer devices fail.
     availability : float, optional
-        With ``mtbf`` and ``repair``: share of time in which enough replicas must be up, 0.999 by default. There are as
-        many spare replicas as that takes.
+        With ``mtbf`` and ``repair``: share of time in which enough replicas must be up (default 0.999). It determines the
+        number of spare replicas.
     workers : int, optional
-        Processes; one a name of `systems`, at most one a core, by default.
+        Number of processes; default: one per name of `systems`, at most one per core.
     progress : callable, optional
         Called with (names done, names in all).
     on_row : callable
         Called with a one-line result for each name as soon as it is known.
     **options
-        Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy``
-        and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are
-        varied, formats are the model's own (``own`` in a list), the policy is vllm and the budget its own.
+        Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy`` and
+        ``token_budget`` may be lists or comma-separated texts of values to try. By default, degrees are varied, formats
+        are the model's published ones (``own`` in a list), the policy is vllm, and the token budget is the policy's.
 
     Raises
     ------
@@ -160,7 +159,7 @@ def _searched(
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:
-    """The option that sets the load, and requests per second."""
+    """Return the option that sets the load with its value, and the load [requests/s]."""
     knob, unit = knob_of(scenario)
     if load is None:
         if knob == "rate":
@@ -171,12 +170,12 @@ def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], flo
 
 
 def _values(name: str, given: Any) -> tuple[Any, ...]:
-    """Values of a varied option: one, a list, or a text with commas.
+    """Return the values of a varied option, given as one value, a list, or a comma-separated text.
 
     Raises
     ------
     InputError
-        No whole number where one is needed, or an empty value.
+        If a value is empty, or not a whole number although the option needs one.
 
     Examples
     --------

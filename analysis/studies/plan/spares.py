@@ -24,9 +24,9 @@ from ..stationary import values_of
 
 B1 = npt.NDArray[np.bool_]
 AVAILABILITY = 0.999
-"""Share of time in which enough replicas must be up unless another one is asked."""
+"""Default share of time in which enough replicas must be up."""
 LEAST_UP = 0.01
-"""Share of time that a replica must be up at least."""
+"""Minimum share of time that a replica is up; scenarios below it are refused."""
 BEFORE = 0.25
 """Share of the requests that arrive before the outage that is simulated."""
 AROUND = 4.0
@@ -40,7 +40,7 @@ class Outages:
     Attributes
     ----------
     mtbf_s, repair_s : float
-        Mean time between failures of a replica, and how long it is away [s].
+        Mean time between failures of a replica, and duration of an outage [s].
     availability : float
         Share of time in which the SLO must be met.
     """
@@ -55,7 +55,7 @@ class Outages:
         return self.mtbf_s / (self.mtbf_s + self.repair_s)
 
     def share(self, needed: int, replicas: int) -> float:
-        """Share of time in which at least `needed` of some replicas are up.
+        """Return the share of time in which at least `needed` of `replicas` replicas are up.
 
         Examples
         --------
@@ -68,7 +68,7 @@ class Outages:
         return float(bdtrc(needed - 1, replicas, self.up))
 
     def replicas(self, needed: int) -> int:
-        """Return the fewest replicas of which `needed` are up for the share of time that is asked."""
+        """Return the smallest number of replicas of which `needed` are up for the share `availability` of the time."""
         return _replicas(self, needed)
 
 
@@ -86,7 +86,7 @@ def outages_of(scenario: Scenario, availability: float | None) -> Outages | None
     Raises
     ------
     InputError
-        An option without the one that it needs, or replicas that are hardly ever up.
+        If an option lacks another one that it needs, or a replica is up for less than `LEAST_UP` of the time.
     """
     asked = scenario.parts["failures"]
     if asked.mtbf is None:
@@ -107,7 +107,7 @@ def outages_of(scenario: Scenario, availability: float | None) -> Outages | None
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A plan with its spares, and the latencies of the requests that a failure of one replica meets.
+    """A plan with its spare replicas, and the latencies of the requests affected by a failure of one replica.
 
     Attributes
     ----------
@@ -116,9 +116,9 @@ class Outage:
     share : float
         Share of time in which at least `needed` are up.
     without, during : mapping of str to (float or None)
-        Latencies of these requests if all replicas are up, and with the failure [s].
+        Latencies of the affected requests [s], without and with the failure.
     requests : int
-        Their number: they are in service when the replica fails, or arrive until it is back.
+        Number of affected requests: in service when the replica fails, or arriving before it is up again.
     """
 
     needed: int
@@ -136,12 +136,12 @@ class Outage:
 
 
 def requests_around(outages: Outages, load: float, least: int, most: int) -> int:
-    """Requests of a run that is long compared with an outage."""
+    """Return the number of requests of a run that lasts `AROUND` outages, between `least` and `most`."""
     return int(min(max(least, AROUND * outages.repair_s * load), most))
 
 
 def one_failure(outages: Outages, asked: Scenario, load: float) -> tuple[Scenario, float]:
-    """Return a scenario in which one replica fails, and when [s]."""
+    """Return a scenario in which one replica fails, and the time of the failure [s]."""
     count = asked.workload.requests or 0
     at = BEFORE * count / load
     return asked.changed(fail=(f"0@{at:.9g}",), repair=outages.repair_s), at
@@ -153,7 +153,7 @@ def met_by(run: Run, at: float, outages: Outages) -> B1:
 
 
 def latencies(run: Run, level: Mapping[str, float], chosen: B1) -> dict[str, float | None]:
-    """Latencies of some requests of a run; gaps between tokens (`tbt`) are not known by request."""
+    """Return the latencies of the SLO over the chosen requests of a run [s], without `tbt`, which is not stored by request."""
     part = replace(run, requests=run.requests.part(np.flatnonzero(chosen)))
     known = {name: latency for name in level if (latency := latency_of(name)) is not None and latency.measure != "tbt"}
     return {name: quantiles(values_of(part, x.measure)[0]).at(x.quantile) for name, x in known.items()}

@@ -1,8 +1,8 @@
-"""One candidate where it is tried: with some replicas under a load, on the way to the plan and for its report.
+"""Simulations of one candidate with a number of replicas: probes of the search, and the run that the plan reports.
 
 A system with steps `r` times as long behaves like the simulated one with `r` times the load and a clock `r` times as
-fast. So replicas with slow steps and both ends of the latencies' intervals are simulated, and a queue that a slow end
-fills is seen to fill. Waiting outside of steps is not included.
+fast. So slower steps, and both ends of the latencies' intervals, are simulated as higher loads; the simulation shows
+whether the queue then grows. Waiting outside of steps is not included.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ MOST_AT_ENDS = 8000
 
 @dataclass(slots=True)
 class Trial:
-    """A candidate with its deployments, once for all loads and replicas.
+    """A candidate with its deployments, which are built once for all loads and numbers of replicas.
 
     Probes sample the expert loads of some layers only (`backlog.sampled`); the reported run samples all.
 
     Attributes
     ----------
     made : tuple of Made
-        Deployments of probes and of the reported run, once there are any.
+        Deployments of probes and of the reported run; empty until the first run.
     rates : dict of str to (FullRate or None)
-        What full engines serve, by the function that measured it.
+        Service rate of full engines, by the name of the function that measured it.
     glances : dict of int to Point
-        Short runs with steps as long as predicted, by replicas.
+        Points of short runs at predicted step times, by number of replicas.
     """
 
     task: PlanTask
@@ -71,7 +71,7 @@ class Trial:
         return self.candidate.scenario(scenario, self.folder, copies)
 
     def deployed(self, whole: bool = True) -> Made | None:
-        """Return the deployment, independent of the load; None of pools."""
+        """Return the deployment of the reported run (`whole`) or of probes; None with prefill and decode pools."""
         if self.candidate.pools:
             return None
         if not self.made:
@@ -98,18 +98,18 @@ class Trial:
             gc.freeze()
 
     def point(self, copies: int, slow: float = 1.0, most: int = MOST_REQUESTS, *, whole: bool = False) -> Point:
-        """Simulate some replicas under the load until it is decided whether they hold it.
-
-        Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
-        that runs as much slower the same happens under as much more load, within limits as much shorter.
+        """Simulate `copies` replicas until it is decided whether they meet the SLO at the load.
 
         Parameters
         ----------
+        slow : float
+            Factor on all step times. It is simulated as `slow` times the load with limits divided by `slow`; the
+            resulting latencies are multiplied by `slow`.
         most : int
-            Requests of a run at most.
+            Maximum requests of a run.
         whole : bool
-            Whether the point is reported, with evidence and intervals, from a run of all layers unless the plan is
-            quick. The first run within the limits is then enough, because a probe has decided.
+            Whether the point is reported, with evidence and intervals. The run then samples all layers unless the plan is
+            quick, and the first run within the limits suffices, because a probe has decided before.
         """
         task, started = self.task, self.task.started(copies)
         devices = started * self.candidate.devices
@@ -143,17 +143,17 @@ class Trial:
         )  # fmt: skip
 
     def glance(self, copies: int) -> Point:
-        """Return the point of a run that only sees what is far beyond a limit, with steps as long as predicted."""
+        """Return the point of a short run at predicted step times, which detects only latencies far above a limit."""
         if copies not in self.glances:
             self.glances[copies] = self.point(copies, most=GLANCE)
         return self.glances[copies]
 
     def predicted(self, copies: int) -> Point:
-        """Return the point with steps as long as predicted, from one run: by its energy candidates are compared."""
+        """Return the point of one run at predicted step times; candidates are compared by its energy."""
         return self.point(copies, most=self.task.requests)
 
     def outage(self, copies: int) -> Outage | None:
-        """Return latencies during a failure, with `copies` and their spares; None without failures, or for pools."""
+        """Return latencies during a failure of one of `copies` and their spares; None without failures, or with two pools."""
         task, outages = self.task, self.task.outages
         if outages is None or self.candidate.pools:
             return None
@@ -186,7 +186,7 @@ class Sure:
     copies : mapping of float to (int or None)
         Fewest replicas that meet the SLO, by probability; None if no allowed number suffices.
     slow : mapping of float to float
-        How many times as long steps are at most, by the same chance.
+        Factor that true over predicted step time does not exceed, by the same probability.
     ends : mapping of str to (float, float or None)
         Latencies at both ends of the 80 % interval [s]; None where the slow end is overloaded.
     """

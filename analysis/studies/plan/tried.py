@@ -1,7 +1,7 @@
-"""What is known of each candidate, and which ones `--quick` leaves out.
+"""Bounds and simulated points of each candidate, and the candidates that `--quick` skips.
 
-A quick plan tries layouts with pipeline stages only where no other layout serves. A layout is
-dominated, and tried no further, if another one of the same system has lower latencies with the same number of replicas.
+A quick plan tries layouts with pipeline stages only if no other layout meets the SLO. A layout is dominated, and not
+simulated again, if another layout of the same system has lower latencies with the same number of replicas.
 Candidates of equal cost are not compared by energy. The number of replicas is decided as in a full plan.
 """
 
@@ -17,10 +17,13 @@ from .candidates import Candidate
 from .points import BEATEN, PlanTask, Point, Value
 
 LONGEST = 8.0
-"""Limits that a latency counts as at most, where it says how many more copies are needed."""
+"""Maximum ratio of a latency to its limit in the estimate of the replicas needed."""
 MARGIN = 1.25
-"""Quotient of the worst latencies of two layouts from which the slower one is tried no further. In 12 plans (Llama-3.3-70B,
-Qwen3-235B and DeepSeek-V3 on four devices) no layout that was slower by this served with fewer replicas."""
+"""Minimum ratio of the worst latencies of two layouts at which the slower one is dominated.
+
+In 12 plans (Llama-3.3-70B, Qwen3-235B and DeepSeek-V3 on four devices), no layout slower by this ratio met the SLO with
+fewer replicas.
+"""
 
 
 @dataclass(slots=True)
@@ -32,14 +35,13 @@ class TriedCandidate:
     fails : int
         Largest number of replicas that is known to fail.
     points : list of Point
-        Simulated, in the order they were.
+        Simulated points, in the order of simulation.
     best : Point or None
-        With the fewest copies that are known to meet it.
+        Point with the fewest replicas that are known to meet the SLO.
     hopeless : bool
-        Whether no number of copies does.
+        Whether no allowed number of replicas meets the SLO.
     slow : float or None
-        How many times as long steps take, with the chance that the plan is for, as they are predicted to;
-        None until it has been simulated.
+        Factor on step times that the plan's probability requires; None before the first simulation.
     """
 
     task: PlanTask
@@ -65,13 +67,13 @@ class TriedCandidate:
         return self.at(self.fails + 1)
 
     def at(self, copies: int) -> Value:
-        """Return the best value of `copies` replicas."""
+        """Return the best possible value of `copies` replicas: their devices and cost, without energy."""
         devices = self.task.started(copies) * self.candidate.devices
         return self.task.value(devices, self.task.usd_per_hour(self.system, devices), 0.0)
 
     @property
     def value(self) -> Value:
-        """Value of the candidate with the fewest replicas that meet the SLO."""
+        """Return the value of the candidate with the fewest replicas that are known to meet the SLO."""
         assert self.best is not None
         return self.task.worth(self.best)
 
@@ -93,7 +95,7 @@ class TriedCandidate:
     def paced(self) -> int:
         """Return the estimated number of replicas from the last failure.
 
-        The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
+        Latencies fall faster than a replica's load, because fewer concurrent requests also make steps shorter.
         """
         if self.best is not None or not self.points:
             return self.fails + 1
@@ -107,9 +109,9 @@ class TriedCandidate:
 
     @property
     def guess(self) -> tuple[float, float, Value, int]:
-        """Return the sort key of candidates: estimated devices (in whole replicas, then not), best value, `parts`.
+        """Return the sort key of candidates: estimated devices (whole replicas, then fractional), best value, `parts`.
 
-        Of equals the one first whose devices work together: it keeps latencies the soonest.
+        Among equals, the layout with the fewest independent device groups is first: its latencies are the lowest.
         """
         few, size = self._seems(1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
         return max(few, self.paced) * size, few * size, self.least, self.candidate.parts
@@ -120,7 +122,7 @@ class TriedCandidate:
         if not point.missed:
             self.best = point
         elif point.missed == BEATEN:
-            self.most = point.copies - 1  # of so many nothing more need be known
+            self.most = point.copies - 1  # this number need not be tried again
         elif point.copies == self.most:
             self.hopeless = True
         else:
@@ -128,12 +130,12 @@ class TriedCandidate:
 
 
 def narrows(task: PlanTask) -> bool:
-    """Whether slower layouts are left out: they may need less energy, so that only devices and dollars allow it."""
+    """Return whether slower layouts are skipped: in quick plans by devices or cost, since a slower one may need less energy."""
     return task.quick and task.goal in ("devices", "cost")
 
 
 def deferred(tried: TriedCandidate) -> bool:
-    """Whether a layout waits until all others have failed: one with pipeline stages, whose steps are longer."""
+    """Return whether a layout is tried only after all others failed: one with pipeline stages, whose steps are longer."""
     start = tried.candidate.start
     return start is not None and start.pp > 1
 
@@ -144,11 +146,11 @@ def promising(left: Sequence[TriedCandidate], tried: Sequence[TriedCandidate], s
     Parameters
     ----------
     left : sequence of TriedCandidate
-        Those that may be better than what is known.
+        Candidates that may be better than the best known one.
     tried : sequence of TriedCandidate
-        All of a system's name.
+        All candidates on the systems of one name.
     served : bool
-        Whether some candidate serves the load.
+        Whether some candidate is known to meet the SLO.
     """
     near = [t for t in left if not deferred(t)]
     chosen = near or ([] if served else left)
@@ -156,7 +158,7 @@ def promising(left: Sequence[TriedCandidate], tried: Sequence[TriedCandidate], s
 
 
 def _dominates(other: TriedCandidate, slower: TriedCandidate) -> bool:
-    """Whether a run of another layout of the same system was faster with the same number of replicas."""
+    """Return whether a run of another layout of the same system was faster with the same number of replicas."""
     if other is slower or other.system.name != slower.system.name or other.candidate.pools != slower.candidate.pools:
         return False
     level = slower.task.level

@@ -132,12 +132,12 @@ def by_load(loads: F8, sites: Sites) -> I8:
 
 
 def _in_order(sites: Sites) -> I8:
-    """Equally many experts of each group, in order.
+    """Return the experts of each group in order, equally many per group, shape (groups, experts per group).
 
     Raises
     ------
     InputError
-        Groups that cannot have equally many.
+        If the number of experts is not a multiple of the number of groups.
     """
     if sites.experts % sites.groups:
         raise InputError(
@@ -148,7 +148,10 @@ def _in_order(sites: Sites) -> I8:
 
 
 def _followed(experts: I8, sites: Sites) -> I8:
-    """Return the groups' own experts, then copies of the experts of the groups after each."""
+    """Return the expert of every slot, shape (groups, slots).
+
+    A group's first slots have the experts assigned to it. Its other slots have redundant experts: those of the next groups.
+    """
     line, extra = experts.reshape(-1), sites.slots - sites.own
     first = (np.arange(sites.groups)[:, None] + 1) * sites.own
     return np.hstack([experts, line[(first + np.arange(extra)) % sites.experts]])
