@@ -73,7 +73,7 @@ class Pages:
     model : str
         Name of the model.
     longest : int or None
-        Most tokens of a request.
+        Maximum tokens of a request, prompt and output together.
     """
 
     def __init__(self, pacer: Pacer, model: str, longest: int | None) -> None:

@@ -36,11 +36,11 @@ class Refused(Exception):
     Parameters
     ----------
     reason : str
-        What would be right.
+        The reason, and the right form.
     key : str or None
-        Of the request.
+        Key of the request that is refused.
     status : int
-        Of HTTP.
+        HTTP status code.
     """
 
     def __init__(self, reason: str, key: str | None = None, status: int = 400) -> None:
@@ -60,7 +60,7 @@ class LiveRequest:
     Attributes
     ----------
     chat, stream, usage : bool
-        Chat completion or completion; whether chunks are wanted, and the usage after them.
+        Whether it is a chat completion, whether the response is streamed, and whether token counts follow the stream.
     content : tuple
         Names of the prompt's leading whole blocks; each identifies all content up to its end.
     """
@@ -79,16 +79,16 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     Parameters
     ----------
     model : str
-        Name of the one that is served.
+        Name of the served model.
     longest : int or None
-        Most tokens of prompt and output.
+        Maximum tokens of prompt and output together.
     block : int
-        Tokens of a block of the KV cache.
+        Tokens of a KV block.
 
     Raises
     ------
     Refused
-        Anything that is not served, and what would be right.
+        If the request is invalid or not supported.
     """
     _check_size(raw, longest)
     body = _object(raw)

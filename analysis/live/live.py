@@ -35,11 +35,11 @@ class Tokens(NamedTuple):
     Attributes
     ----------
     due_s : float
-        When their clients see them [s].
+        Time at which the clients receive them [s].
     requests : list of int
-        Whose, by the numbers that `Live.submit` gave.
+        Numbers of the requests, as `Live.submit` returned them.
     counts : list of int
-        How many of each.
+        Number of tokens of each request.
     """
 
     due_s: float
@@ -145,7 +145,7 @@ class Live:
 
     @property
     def next_s(self) -> float:
-        """Time of the next step or of the next delivery of tokens [s]; infinity if there is neither."""
+        """Return the time of the next step or of the next delivery of tokens [s]; infinity if there is neither."""
         times = [n.node.engine.ready for n in self.nodes if not n.node.engine.done]
         return min([*times, *(entry[0] for entry in self._due[:1])], default=np.inf)
 
@@ -155,9 +155,9 @@ class Live:
         Parameters
         ----------
         now : float
-            The present [s]; never before an earlier call.
+            The current simulated time [s]; it must not decrease between calls.
         content : tuple
-            Names of the prompt's leading blocks of `block_tokens`, equal where it begins like another one.
+            Names of the prompt's leading blocks of `block_tokens` tokens; prompts with a common prefix have equal names.
 
         Raises
         ------

@@ -58,11 +58,11 @@ class Meters:
     Attributes
     ----------
     ttft, gap, e2e : Histogram
-        Of the simulated engine: TTFT, gaps between tokens, end-to-end time.
+        TTFT, gaps between tokens and end-to-end time of the simulated engine.
     late : Histogram
-        How late tokens were handed out.
+        Delay between the due time of tokens and their delivery.
     asked, finished, abandoned, refused : int
-        Requests: taken, answered in full, left by their client, and refused.
+        Numbers of requests: accepted, completed, abandoned by their client, and refused.
     """
 
     ttft: Histogram = field(default_factory=lambda: Histogram(FIRST))
@@ -123,9 +123,9 @@ class Answer:
     Attributes
     ----------
     number : int
-        In the simulation.
+        Number of the request in the simulation.
     left : int
-        Tokens yet to be taken.
+        Tokens that have not been delivered yet.
     cached_tokens : int
         Prompt tokens found in the prefix cache; known with the first token.
     """
@@ -163,7 +163,7 @@ class Pacer:
     Parameters
     ----------
     scale : float
-        Simulated seconds a second of the clock.
+        Simulated seconds per second of real time.
     meters : Meters
         Called with every token, in seconds of the clock.
     """

@@ -122,7 +122,7 @@ class RequestOutcome:
     status : str
         `OK`, or why it failed: ``HTTP 500``, `REFUSED`, `TIMEOUT`, `DIED`, `CUT`, ...
     sent_s, ended_s : float
-        When it was sent, and when the stream ended or failed.
+        Time of sending, and time at which the stream ended or failed.
     chunks : array of float
         Time of each chunk with a part of the response.
     prompt_tokens, output_tokens : int or None
@@ -208,7 +208,7 @@ async def ask(
 ) -> None:
     """Send a request and record the times of its chunks; every failure is recorded in its outcome.
 
-    A cancelled one is noted as `CUT`: what has come of it stays.
+    A cancelled request has the status `CUT` and keeps the chunks that it has received.
     """
     import httpx
 
@@ -253,15 +253,15 @@ class Player:
     Parameters
     ----------
     clients, target, prompts
-        Whom to ask, in turn, how, and with what.
+        HTTP clients, used in turn; the server; and the generator of prompts.
     outputs : int64 array, shape (n,)
-        Tokens asked for.
+        Requested output tokens.
     due_s : float64 array, shape (n,), or None
-        When each request is due [s]; None: as soon as there is a place.
+        Send time of each request [s]; None for a closed loop of `places` clients.
     places : int
-        Most requests in flight.
+        Maximum requests in flight.
     limit_s : float
-        Longest a request may take [s].
+        Timeout of a request [s].
     progress : callable, optional
         Called with (requests ended, requests in all).
     on_ended : callable

@@ -1,4 +1,4 @@
-"""Play a trace against a server and record it (``opbyte record``)."""
+"""Send a trace's requests to a server and record its responses (``opbyte record``)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def record(
 ) -> Recording:  # fmt: skip
     """Send requests to an OpenAI-compatible server and record the time of every chunk.
 
-    A signal ends it; what has been recorded is returned, with the signal in `cut`.
+    A signal ends the recording early; the result then has all data up to the signal, whose name is in `cut`.
 
     Parameters
     ----------
@@ -78,11 +78,11 @@ def record(
     prompts : str
         "ids", "words", or "auto": token ids where the server takes them.
     in_flight : int
-        Most requests in flight of an open loop; a closed loop has its own number.
+        Maximum requests in flight with open-loop arrivals; ``closed_loop`` sets the number of a closed loop.
     timeout : float
-        Longest that one request may take [s].
+        Timeout of one request [s].
     model, system, engine : str, optional
-        What the server is, for its folder.
+        Description of the server, which is written to the run's folder.
     seed : int
         Seed of the samples: the content of prompts, and requests without a trace.
     progress : callable, optional

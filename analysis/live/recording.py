@@ -183,23 +183,23 @@ class Recording(Result):
     Attributes
     ----------
     name, workload : str
-        Of the run and of its trace.
+        Name of the run and of its trace.
     target : ServerTarget
-        What was asked, and how.
+        The server, and the form of the requests.
     server : DeployedAs
-        What is known of it.
+        Description of the server by its owner.
     trace : RequestBlock
-        Every request that was to be sent.
+        All requests of the trace, sent or not.
     outcomes : sequence of RequestOutcome
-        What has come of each request, in the same order.
+        Outcome of each request, in the same order.
     due_s : float64 array, shape (n,), or None
-        When each was due [s]; None in a closed loop.
+        Send time of each request by the trace [s]; None in a closed loop.
     places : int
-        Most requests in flight: the clients of a closed loop, or a bound.
+        Maximum requests in flight: the clients of a closed loop, or the limit of an open loop.
     cut : str
-        Signal that ended it before its end; empty without one.
+        Name of the signal that ended the run early; empty if there was none.
     stalls_s : float64 array
-        Samples of how late the client itself was [s].
+        Samples of the client's own delay [s].
     """
 
     name: str

@@ -41,7 +41,7 @@ class Service(Result):
     Attributes
     ----------
     lasted_s : float
-        Seconds of the clock.
+        Real time from start to end [s].
     """
 
     model: str
@@ -88,22 +88,22 @@ def serve(
     host : str
         Address to listen at; loopback by default.
     port : int
-        0 takes any that is free.
+        Port number; 0 for any free port.
     time_scale : float
-        Simulated seconds a second of the clock.
+        Simulated seconds per second of real time.
     served_model_name : str
-        Name of the model for clients; its own by default.
+        Name of the model for clients; default: its catalog name.
     gpu_host : str, optional
-        How the GPUs of a node are connected; `Scenario`'s ``host``, which here is the address.
+        Host of the GPUs: the option ``host`` of `Scenario`, a name that is taken here by the address.
     ready : callable, optional
-        Called with the server's address once it listens; by default a line on stderr says it.
+        Called with the server's address when it accepts connections; default: print it to stderr.
     **options
         Options of `Scenario` by their names, such as ``engine``, ``tp`` or ``replicas``.
 
     Raises
     ------
     InputError
-        A scenario that cannot be simulated, or an address that cannot be listened at.
+        If the scenario cannot be simulated, or the address cannot be opened.
     """
     for package in ("starlette", "uvicorn"):
         needs(package, "serve")

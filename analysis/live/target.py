@@ -46,7 +46,7 @@ class PromptSource:
     Parameters
     ----------
     trace : RequestBlock
-        Lengths, and where it says so which blocks of prompts are equal; all else is different.
+        Lengths of requests and, optionally, hashes of prompt blocks. Blocks with equal hashes are equal, all others differ.
     vocab : int, optional
         Size of the server's vocabulary: the upper limit of ids.
     """
@@ -89,10 +89,10 @@ def _drawn(key: tuple[int, ...], count: int) -> npt.NDArray[np.int64]:
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key; it is given in no other way and written nowhere."""
 PROBE_S = 60.0
-"""Longest wait for a response before the run."""
+"""Timeout of the test requests before the run [s]."""
 PROMPTS = ("auto", "ids", "words")
 POOL, MOST_CLIENTS = 16, 64
-"""Requests in flight of one client; clients at most."""
+"""Maximum requests in flight of one HTTP client, and maximum number of HTTP clients."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 

@@ -50,7 +50,7 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
     prefix : str
         Prefix of every id, so that several plots fit one page.
     label : str
-        What people hear who cannot see it.
+        Description of the plot for screen readers.
     """
     from markupsafe import Markup, escape
     from matplotlib import rc_context
@@ -111,7 +111,7 @@ MOST_ROWS = 200
 """Maximum rows of a table; the files in the folder have all."""
 MOST_TEXT = 2000
 LONG_TEXT = 40
-"""Characters from which a column is kept wide where the page is narrow."""
+"""Length of a text [characters] from which its column stays wide on a narrow page."""
 MARKED = {"pass", "fail", "prediction", "assumed"}
 """Cells with a colour in addition to their text."""
 
@@ -180,7 +180,7 @@ def _markup(text: str) -> Markup:
 
 
 def code_spans(text: str) -> Markup:
-    """Escape a text, and mark what stands between backticks as code.
+    """Escape a text, and mark text between backticks as code.
 
     Examples
     --------

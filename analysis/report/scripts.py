@@ -42,9 +42,9 @@ def _inside(script: str) -> str:
 
 @lru_cache(maxsize=4)
 def policy(scripts: tuple[str, ...], shared: bool) -> str:
-    """The content security policy of a page with these scripts: nothing else runs, but what they load where `shared`.
+    """Return the content security policy of a page: only these scripts run and, if `shared`, the files that they load.
 
-    Digests of files do not work: browsers cannot check them in a page opened from a disk.
+    Digests cannot restrict these files, because browsers do not check them in a page opened from a disk.
     """
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) + shared * " 'strict-dynamic'"
     return (

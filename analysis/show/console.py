@@ -1,4 +1,4 @@
-"""What people read: tables that fit the terminal, and lines around them."""
+"""Printed output: tables that fit the terminal, and wrapped text."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DISPENSABLE = ("aliases",)
 
 
 def print_table(rows: Rows) -> None:
-    """Print rows as a table: as wide as it needs in a pipe, else within the terminal."""
+    """Print rows as a table that fits the terminal; in a pipe, as wide as needed."""
     print("\n".join(table_lines(rows, _terminal_width())))
 
 
 def print_text(text: str) -> None:
-    """Print a paragraph, wrapped to the terminal between words, so that no name is cut; whole in a pipe."""
+    """Print a paragraph, wrapped between words to the terminal's width; in a pipe, on one line."""
     import textwrap
 
     width = _terminal_width()
@@ -67,10 +67,9 @@ def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> i
 
 
 def _wrapped(keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[str]:
-    """Break cells between words; where whole words are too wide together, stack parts of the table.
+    """Break cells between words; if the columns are still too wide, split the table into parts, one below another.
 
-    Names are never cut: a device's name in two lines cannot be searched for. Each part begins with
-    the first column, which says what the row is about.
+    Names are never cut, because a name on two lines cannot be searched for. Each part begins with the first column.
     """
     least = [max(_longest_word(key), *map(_least, column), 1) for key, *column in zip(keys, *cells, strict=True)]
     parts: list[list[int]] = [[0]]
@@ -96,7 +95,7 @@ def _longest_word(text: str) -> int:
 
 
 def _broken(lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequence[int], width: int) -> list[str]:
-    """Lay out cells that are broken between words to columns as wide as there is room for."""
+    """Lay out cells that are broken between words; the columns share the available width."""
     from textwrap import wrap
 
     sizes, natural = list(least), [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -119,7 +118,7 @@ def _broken(lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequen
 
 
 def _terminal_width() -> int | None:
-    """Columns of the terminal that reads standard output; None in a pipe or a file."""
+    """Return the width of the terminal in characters; None if standard output is a pipe or a file."""
     import shutil
 
     watched = sys.stdout is not None and sys.stdout.isatty()

@@ -1,9 +1,9 @@
-"""What results say, as declared in `results.yaml` in the folder of their modules: JSON, rows of tables and sentences.
+"""Output of results as declared in `results.yaml` in the folder of their modules: JSON, table rows and sentences.
 
-An entry of JSON is the path of its value, without one its own name; a mapping is an object inside. Methods on the path are
-called, keys of mappings are taken, and nothing has no attributes. Objects of declared classes are written as declared. A text
-has fields ``{PATH}`` or ``{PATH|FORM}``: a Python format, `s` (a duration), `show`, or a format after a unit of `SCALES`; a cell that is
-not a text is a path.
+A JSON entry has the path of its value (default: its own name); a mapping is a nested object. Along a path, methods are
+called, mappings are indexed, and any attribute of None is None. Objects of declared classes are written as declared. A
+text has fields ``{PATH}`` or ``{PATH|FORM}``. A form is a Python format, `s` (a duration), `show`, or a format after a unit
+of `SCALES`. A cell that is not a text is a path.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def row(source: Any, table: str = "table") -> dict[str, Any]:
 
 
 def rows(sources: Iterable[Any], table: str = "table") -> Records:
-    """Rows of a table for people."""
+    """Return the rows of a printed table, one per object."""
     return [row(source, table) for source in sources]
 
 

@@ -28,13 +28,13 @@ _unfinished: set[Callable[[], None]] = set()
 
 
 class Ended(BaseException):
-    """A signal asked the process to end; `code` is its exit status, as shells count it.
+    """Raised if a signal ends the process; `code` is the exit status (128 + signal number).
 
-    Not a `KeyboardInterrupt`: the option parser ends the process on one silently.
+    It is not a `KeyboardInterrupt`, because the option parser ends the process silently on one.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)  # SimPy builds an exception anew from its class and arguments
+        super().__init__(number)  # SimPy copies an exception from its class and arguments
         self.code = 128 + number
 
     def __str__(self) -> str:
@@ -43,14 +43,14 @@ class Ended(BaseException):
 
 @contextmanager
 def endable() -> Iterator[None]:
-    """Let signals end what runs inside, soon and without leftovers.
+    """Let signals end the block quickly, without unfinished files or worker processes.
 
     Raises
     ------
     Ended
-        In place of `KeyboardInterrupt`, for any of `SIGNALS`, once.
+        Instead of `KeyboardInterrupt`, on the first of `SIGNALS`.
     """
-    taken = {n: h for n in SIGNALS if (h := signal.getsignal(n)) is not signal.SIG_IGN}  # as under nohup
+    taken = {n: h for n in SIGNALS if (h := signal.getsignal(n)) is not signal.SIG_IGN}  # ignored under nohup
     if threading.current_thread() is not threading.main_thread() or not taken:
         yield
         return
@@ -58,7 +58,7 @@ def endable() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         lines.append(number)
-        if len(lines) == 1:  # a second one must not cut the first one's cleaning short
+        if len(lines) == 1:  # a second signal must not interrupt the clean-up
             end_children()
             raise Ended(number)
 
@@ -75,7 +75,7 @@ def endable() -> Iterator[None]:
 
 
 def _watch(reader: int, taken: Collection[int]) -> None:
-    """Wait for a signal's number, then for the end of the main thread's work, but not long."""
+    """Wait for a signal, then at most `GRACE_S` for the main thread to end; after that, end the process."""
     deadline: float | None = None
     number = 0
     while True:
@@ -102,7 +102,7 @@ def _end_now(number: int) -> None:
 
 
 def end_children() -> None:
-    """Kill the worker processes of this one: they hold nothing that needs an orderly end."""
+    """Kill the worker processes of this process; they have no files to clean up."""
     if "multiprocessing" in sys.modules:
         from multiprocessing import active_children
 
@@ -112,7 +112,7 @@ def end_children() -> None:
 
 @contextmanager
 def whole(remove: Callable[[], None]) -> Iterator[None]:
-    """Have `remove` called where the process must end at once while this block runs."""
+    """Register `remove` during the block; it is called if the process must end immediately."""
     _unfinished.add(remove)
     try:
         yield
@@ -122,9 +122,9 @@ def whole(remove: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def heard(tell: Callable[[int], object]) -> Iterator[None]:
-    """Let the first signal call `tell` with its number: the block ends in order.
+    """Let the first signal call `tell` with its number, so that the block can end in order.
 
-    A second one ends it as any other work.
+    A second signal ends the block as `endable` does.
     """
     if not (before := _handlers()):
         yield
@@ -136,7 +136,7 @@ def heard(tell: Callable[[int], object]) -> Iterator[None]:
         tell(number)
 
     with _handled(end, before):
-        wakeup = signal.set_wakeup_fd(-1)  # whose reader would end the process after a moment
+        wakeup = signal.set_wakeup_fd(-1)  # otherwise `_watch` would end the process after `GRACE_S`
         try:
             yield
         finally:
@@ -144,7 +144,7 @@ def heard(tell: Callable[[int], object]) -> Iterator[None]:
 
 
 def _handlers() -> dict[int, Any]:
-    """Handlers of signals, where there are; empty outside the main thread, which alone can exchange them."""
+    """Return the current handlers of signals; empty outside the main thread, because only it can replace them."""
     main = threading.current_thread() is threading.main_thread()
     return {n: h for n in SIGNALS if main and callable(h := signal.getsignal(n))}
 

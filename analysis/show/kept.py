@@ -39,9 +39,9 @@ class Kept:
     Attributes
     ----------
     folder : Path
-        Where they lie; `NOWHERE` keeps nothing, which is what calls of the library do.
+        Folder of the parts. `NOWHERE` stores nothing; calls of the library use it.
     code : str
-        Digest of what computes them.
+        Digest of the code that computes the parts.
     """
 
     folder: Path = NOWHERE
@@ -56,7 +56,7 @@ class Kept:
         Parameters
         ----------
         part : plain data, specs, arrays and paths
-            All that the part depends on besides the code; see `known_by`.
+            All inputs of the part except the code; see `known_by`.
         """
         stored = self.find(part)
         return self.keep(part, make()) if stored is None else stored[0]
@@ -99,7 +99,7 @@ class Kept:
 
 
 NOTHING = Kept()
-"""Keeps nothing."""
+"""Store that keeps nothing."""
 
 
 def kept_by(command: str) -> Kept:

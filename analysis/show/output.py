@@ -31,7 +31,7 @@ STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
 
 SIGNIFICANT = "%.6g"
-"""Format of predictions next to measurements, which have six digits."""
+"""Format of predictions in tables with measurements: six significant digits, as the measurements have."""
 
 
 class Written(Protocol):
@@ -42,7 +42,7 @@ class Written(Protocol):
 
 
 class OutputFolder:
-    """A folder for result files, made and tried out when it is opened.
+    """A folder for result files, which is created and tested when it is opened.
 
     Files are written under temporary names and renamed together, in the order of writing, when the ``with`` block
     succeeds. Otherwise they are removed, with the folder if it was created here. The summary is written last: if it
@@ -187,12 +187,12 @@ class OutputFolder:
 
 
 def lock(descriptor: int, path: Path) -> None:
-    """Hold what is open until it is closed; closes it where another process, or this one, holds it already.
+    """Lock an open file or folder until it is closed.
 
     Raises
     ------
     InputError
-        In that case.
+        If a process has the lock already; the descriptor is then closed.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,7 +204,7 @@ def lock(descriptor: int, path: Path) -> None:
 
 
 def _machine() -> str:
-    """A short name of this machine: process numbers mean nothing on another."""
+    """Return a short name of this machine, because process numbers identify processes only on one machine."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
@@ -219,7 +219,7 @@ def _remove_stale(folder: Path) -> None:
 
 
 def _lives(process: int) -> bool:
-    """Whether a process of that number runs; in doubt it does."""
+    """Return whether a process with this number runs; True if it belongs to another user."""
     try:
         os.kill(process, 0)
     except PermissionError:  # another user's
@@ -235,5 +235,5 @@ def unwritable(target: Path, error: OSError) -> InputError:
 
 
 def to_json(data: Any, indent: int | None = None) -> str:
-    """JSON of plain data, without NaN or infinity."""
+    """Return plain data as JSON; NaN and infinity are not allowed."""
     return json.dumps(plain(data), indent=indent, allow_nan=False)

@@ -26,9 +26,9 @@ PRESENTATION = {"plots", "report", "commands"}
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Version and a digest of every source and data file that a result depends on.
+    """Return the version, and one digest over all source and data files that a result depends on.
 
-    Kernels are left out: simulations read their measurements, never their code.
+    The code of kernels is excluded, because simulations read only their measurements.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def code_version() -> str:
 
 
 def sources() -> Iterator[Path]:
-    """Source and data files that a result depends on, in order."""
+    """Yield the source and data files that a result depends on, in order."""
     for folder in LIBRARY:
         for file in sorted((ROOT / folder).rglob("*")):
             if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(ROOT).parts):
@@ -53,7 +53,7 @@ def sources() -> Iterator[Path]:
 ELSEWHERE = ("--out", "--predictions", "--fit", "--workers", "--dask")
 """Options with a value that say where or how, not what."""
 FLAGS = ("--json", "--fresh")
-"""The same without a value."""
+"""Such options without a value."""
 READ = ("*.json", "*.csv", "*.yaml")
 """Files of a named folder that commands read."""
 PACKAGES = ("numpy", "numba", "scipy", "pandas")
@@ -74,7 +74,7 @@ def typed(arguments: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def parsed(options: Mapping[str, Any]) -> Iterator[None]:
-    """Note the values of a command's arguments and options, defaults among them."""
+    """Record the values of a command's arguments and options, including defaults."""
     token = _options.set(dict(options))
     try:
         yield
@@ -129,7 +129,7 @@ def command_of(arguments: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Version of the code, of Python and of the packages that compute."""
+    """Return the versions of the code, of Python and of the numerical packages."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -162,7 +162,7 @@ def _paths(text: str) -> list[str]:
 
 
 def _digest(name: str) -> str:
-    """Digest of the files that an argument names; empty where it names none."""
+    """Return the digest of the files that an argument names; empty if it names none."""
     from ...workloads.errors import InputError
     from ...workloads.textfile import digest_of_files
 

@@ -56,7 +56,7 @@ class ReportSection:
     blocks : sequence of str, rows or Drawing
         Paragraphs, tables (rows of equal keys) and plots, in order.
     folded : int
-        Numbers with sources that are shown on a click; 0 where all is shown.
+        Number of constants in a table that opens on a click; 0 if the section is always open.
     """
 
     title: str
@@ -103,7 +103,7 @@ class Result:
         return f"<{type(self).__name__}: {said}; see .frame(), .to_dict()>"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as the command prints with ``--json``: as `results.yaml` of its room declares it."""
+        """Return plain data, as ``--json`` prints it; by default as `results.yaml` of the class's folder declares it."""
         return record(self)
 
     def pictures(self) -> tuple[str, ...]:
