@@ -30,7 +30,7 @@ Then the tests alone from 427,530: tests that random mutants outlived (580), a k
 Then both: training of the indexers of sparse attention, ops that training runs in 16 bits, and waits of recomputed layers (610, tests 250), what a start line has no key for (tests 40), tokens that `serve` sends (tests 10), layouts that cut blocks of fp8_block weights and SGLang's drafts (250, tests 190), published runs after an earlier one (510, tests 260), start lines of several nodes (200, tests 70), interrupts while a command loads (50, tests 60), cached tokens of each request (120, tests 101), code of checkpoints in start lines (40, tests 65), shipped descriptions read from the cache folder (251, tests 167), limits of prefill workers (22, tests 133)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
-ENGLISH = {"docs": 18, "messages": 8, "docstrings": 272}
+ENGLISH = {"docs": 18, "messages": 8, "docstrings": 267}
 """Hits of the patterns of `english.txt`, at most."""
 
 
