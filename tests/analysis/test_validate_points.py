@@ -27,14 +27,12 @@ from opbyte.simulator.frameworks.kernels import formats
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
 from .conftest import Ask
 
-ROW: dict[str, Any] = {
-    "source": "AIC-runs", "device": "H100-SXM-80GB", "framework": "vLLM", "framework_version": "",
-    "model": "llama-3-8b", "weight_dtype": "bf16", "kv_dtype": "bf16", "gpus": 1, "tp": 1, "pp": 1,
-    "ep": 1, "attention_dp": 1, "mode": "agg", "isl": 256, "osl": 32, "batch_or_concurrency": 2,
-    "prefix_tokens": 0, "ttft_s": 0.1, "tpot_s": 0.01, "tokens_per_s_per_gpu": 1.0, "notes": "",
-}  # fmt: skip
+TABLES = tables(__file__)
+
+ROW: dict[str, Any] = TABLES["row"]
 
 
 @pytest.fixture
@@ -168,15 +166,8 @@ def test_what_other_sources_launched_is_not_guessed(table: Callable[..., Path]) 
 
 
 @pytest.mark.parametrize(
-    ("device", "framework", "dtype", "ranks", "kernels"),
-    [("B200-SXM-180GB", "SGLang", "nvfp4", 1, "vLLM"),
-     ("B200-SXM-180GB", "TensorRT-LLM", "fp8", 1, "vLLM"),
-     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 4, "TensorRT-LLM"),
-     ("GB300-SXM-288GB", "vLLM", "nvfp4", 4, "vLLM"), ("H200-SXM-141GB", "SGLang", "fp8", 1, "SGLang"),
-     ("H100-SXM-80GB", "TensorRT-LLM", "mxfp4", 1, "vLLM"),
-     ("RTX-PRO-6000-SE", "TensorRT-LLM", "nvfp4", 1, "TensorRT-LLM"),
-     ("B200-SXM-180GB", "a lab", "nvfp4", 1, ""), ("MI355X-288GB", "SGLang", "nvfp4", 1, "")],
-)  # fmt: skip
+    ("device", "framework", "dtype", "ranks", "kernels"), TABLES["whose expert kernels a run calls"]
+)
 def test_whose_expert_kernels_a_run_calls(
     table: Callable[..., Path], device: str, framework: str, dtype: str, ranks: int, kernels: str
 ) -> None:
@@ -196,13 +187,7 @@ def test_whose_expert_kernels_a_run_calls(
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(
-    ("device", "framework", "ranks", "expected"),
-    [("B200-SXM-180GB", "SGLang", 1, "gather"), ("B200-SXM-180GB", "SGLang", 8, "gather"),
-     ("H200-SXM-141GB", "TensorRT-LLM", 8, "gather"), ("H200-SXM-141GB", "vLLM", 8, "gather"),
-     ("GB300-SXM-288GB", "TensorRT-LLM", 8, "all_to_all"), ("GB300-SXM-288GB", "SGLang", 8, "gather"),
-     ("GB300-SXM-288GB", "SGLang", 32, "all_to_all")],
-)  # fmt: skip
+@pytest.mark.parametrize(("device", "framework", "ranks", "expected"), TABLES["how ranks share experts"])
 def test_how_ranks_share_experts(
     table: Callable[..., Path], device: str, framework: str, ranks: int, expected: str
 ) -> None:
@@ -280,15 +265,7 @@ def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Ask) -> No
     assert ask("validate", "runs", path, "--json").json() == printed
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ([{"tpot_s": "fast"}], "points.csv:2 tpot_s"),
-        ([{}, {"isl": 0}], "points.csv:3 isl"),
-        ([], "has no rows"),
-        ([{"device": "Z9000"}], "found nothing to replay"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "words"), TABLES["bad tables are refused"])
 def test_bad_tables_are_refused(table: Callable[..., Path], ask: Ask, changes: list[Any], words: str) -> None:
     said = ask("validate", "runs", table(*changes)).refused()
     assert all(word in said for word in words.split(" ", 1))

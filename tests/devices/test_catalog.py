@@ -136,17 +136,7 @@ def test_every_listed_system_loads_under_its_own_name(name: str) -> None:
     assert load_system(name).name == name
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "nodes", "devices"),
-    [
-        ("h100-x4", "h100-x4", 1, 4),
-        ("Duplex-2x8", "duplex-2x8", 2, 8),
-        ("duplex-2xgpu-x8", "duplex-2xgpu-x8", 1, 8),
-        ("duplex-2xgpu-4x8", "duplex-2xgpu-4x8", 4, 8),
-        ("H100-SXM-80GB-x2", "h100-x2", 1, 2),
-        ("rtx-4090-4096x4096", "rtx-4090-4096x4096", 4096, 4096),
-    ],
-)
+@pytest.mark.parametrize(("text", "name", "nodes", "devices"), tables(__file__)["a system name says nodes and devices"])
 def test_a_system_name_says_nodes_and_devices(text: str, name: str, nodes: int, devices: int) -> None:
     system = load_system(text)
     assert (system.name, system.nodes, system.devices_per_node) == (name, nodes, devices)

@@ -209,25 +209,7 @@ def test_a_loop_of_two_files(tmp_path: Path) -> None:
         load_device(path)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("name: pod\ndevice: h100\ndevices_per_node: 4\n", "devices_per_node: 4 has no source"),
-        ("name: pod\ndevice: h100\n", "devices_per_node: is missing"),
-        ("name: pod\ndevice: h100\nnodes: 0\ndevices_per_node: 1\nsource: a b\n", "nodes: Input"),
-        ("name: pod\ndevice: h100\ndevices_per_node: 4097\nsource: a b\n", "devices_per_node"),
-        ("name: h100-x4\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "is a catalog system"),
-        ("name: h100-x0\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "is a catalog system"),
-        ("name: pod\ndevice: h1000\ndevices_per_node: 4\nsource: a b\n", "did you mean 'h100'"),
-        ("name: pod\ndevice: 3\ndevices_per_node: 4\nsource: a b\n", "device: must be a name"),
-        ("name: pod\ndevice: {extends: h100}\ndevices_per_node: 4\nsource: a b\n", "device.name"),
-        (
-            "name: pod\ndevice: {extends: h100, name: h200}\ndevices_per_node: 4\nsource: a b\n",
-            "device.name: 'h200' is a catalog device",
-        ),
-        ("name: pod\nextends: h100-x4\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "extends: is not possible"),
-    ],
-)
+@pytest.mark.parametrize(("text", "says"), tables(__file__)["mistakes in a system file"])
 def test_mistakes_in_a_system_file(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_system(write(tmp_path, text, "pod.yaml"))

@@ -92,15 +92,11 @@ def test_synchronous_products_lose_the_same_clocks_on_slower_units(rate: float, 
     assert plain(hopper, 1024.0, 2.0) > 0.85 * 1024.0
 
 
-@pytest.mark.parametrize(
-    ("tile", "warps", "expected"),
-    [((16, 64), 4, (1, 4)), ((64, 64), 4, (2, 2)), ((128, 64), 4, (2, 2)), ((128, 16), 4, (4, 1)), ((16, 16), 4, (2, 2)),
-     ((128, 256), 8, (2, 4))],
-)  # fmt: skip
-def test_warps_are_dealt_as_triton_does(tile: tuple[int, int], warps: int, expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("tile", "warps", "expected"), tables(__file__)["warps are dealt as triton does"])
+def test_warps_are_dealt_as_triton_does(tile: list[int], warps: int, expected: list[int]) -> None:
     """By hand from `warpsPerTileV2`: the longer side in instructions of 16 x 8 is halved."""
     plain = getattr(warp_grid, "py_func", warp_grid)
-    assert plain(*map(float, tile), float(warps), False) == expected
+    assert plain(*map(float, tile), float(warps), False) == tuple(expected)
 
 
 def test_warpgroups_need_a_buffer_more() -> None:
@@ -236,11 +232,7 @@ def test_what_cannot_run_says_why() -> None:
     assert reason_of(form, machine, shape, KernelConfig(64, 64, 64)) == ""
 
 
-@pytest.mark.parametrize(
-    ("values", "part"),
-    [({"block_m": 0, "block_n": 64, "block_k": 64}, "block_m"), ({"block_m": 64}, "missing"),
-     ({"block_m": 64, "block_n": 64, "block_k": 64, "stage": 3}, "stages")],
-)  # fmt: skip
+@pytest.mark.parametrize(("values", "part"), tables(__file__)["bad configurations are refused"])
 def test_bad_configurations_are_refused(values: dict[str, int], part: str) -> None:
     with pytest.raises(InputError, match=part):
         KernelConfig.of(values)

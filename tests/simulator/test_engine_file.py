@@ -109,11 +109,7 @@ def test_caches_of_two_engines_that_said_how_much_they_hold(model: str, system: 
     assert rules.blocks * rules.block == pytest.approx(tokens, rel=0.02)
 
 
-LIMITS = [
-    ("rtx-4090", "0.19", 2048, 256), ("l40s", "0.30", 2048, 256), ("h100", "0.33", 8192, 1024),
-    ("a100-80gb", "0.8", 8192, 1024), ("a100-80gb", "0.9", 2048, 256), ("a100-80gb", "0.30", 2048, 256),
-    ("b200", "0.27", 8192, 1024), ("b200", "0.28", 16384, 1024), ("mi300x", "0.30", 16384, 1024),
-]  # fmt: skip
+LIMITS = tables(__file__)["limits"]
 
 
 @pytest.mark.parametrize(("system", "version", "tokens", "places"), LIMITS)
@@ -144,18 +140,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_engine("sglang")
 
 
-@pytest.mark.parametrize(
-    ("said", "bare_first", "share"),
-    [
-        ({}, False, 0.9),
-        ({"version": "0.11.0"}, False, 0.9),
-        ({"engine_version": "0.19.1"}, False, 0.9),
-        ({"version": "0.21.0"}, False, 0.9),
-        ({"version": "v0.25.1rc2"}, True, 0.92),
-        ({"version": "0.33.0", "engine_version": "0.19.0"}, True, 0.92),
-        ({"version": "1.0"}, True, 0.92),
-    ],
-)
+@pytest.mark.parametrize(("said", "bare_first", "share"), tables(__file__)["versions are rule sets"])
 def test_versions_are_rule_sets(
     engine_json: Callable[[object], Path], said: dict[str, str], bare_first: bool, share: float
 ) -> None:

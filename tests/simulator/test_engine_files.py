@@ -80,17 +80,7 @@ def test_sglangs_options(read: Read) -> None:
     assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(chunked_prefill_size=0)
 
 
-@pytest.mark.parametrize(
-    ("said", "drafts"),
-    [
-        ({}, None), ({"speculative_algorithm": "EAGLE"}, "mtp:3"), ({"speculative_algorithm": "NEXTN"}, "mtp:3"),
-        ({"speculative_algorithm": "EAGLE3", "speculative_draft_model_path": "org/head", "speculative_num_steps": 5},
-         "eagle:5"),
-        ({"speculative_algorithm": "STANDALONE", "speculative_draft_model_path": "llama-3.2-1b",
-          "speculative_num_steps": 2, "speculative_num_draft_tokens": 3}, "draft:llama-3.2-1b:2"),
-        ({"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 9}, "ngram:8"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("said", "drafts"), tables(__file__)["sglangs drafts"])
 def test_sglangs_drafts(said: dict[str, Any], drafts: str | None, read: Read) -> None:
     found = read("sglang", **said).speculative
     assert (None if found is None else str(found)) == drafts
@@ -143,12 +133,8 @@ def test_what_cannot_be_used_is_refused(read: Read, engine: str, said: dict[str,
 
 @pytest.mark.parametrize(
     ("version", "patch", "chunks"),  # below 20, 35, 60 and 160 GiB, and above
-    [
-        ("0.4.6", 0, (2048, 8192, 8192, 8192, 8192)), ("0.4.9", 0, (2048, 2048, 8192, 8192, 16384)),
-        ("0.5.9", 9, (2048, 2048, 4096, 8192, 16384)), ("0.5.23", 23, (2048, 4096, 4096, 8192, 16384)),
-        ("0.6.0", 23, (2048, 4096, 4096, 8192, 16384)),
-    ],
-)  # fmt: skip
+    tables(__file__)["sglang has its version s rules and chunks"],
+)
 def test_sglang_has_its_version_s_rules_and_chunks(
     version: str, patch: int, chunks: tuple[int, ...], read: Read
 ) -> None:

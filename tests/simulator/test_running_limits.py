@@ -17,6 +17,10 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.workloads.errors import InputError
 
+from ..tables import tables
+
+TABLES = tables(__file__)
+
 Made = tuple[Deployment, EngineSettings]
 Make = Callable[..., Made]
 DRAFTS = {"speculative": "mtp:3", "acceptance": "0.7,0.7,0.7"}
@@ -96,16 +100,7 @@ def test_a_key_beats_what_the_deployment_would_have(made: Make) -> None:
     assert made("deepseek-v4-flash", "h100-x8", "0.5.15", {"max_seqs": 12}, tp_size=8)[1].policy.max_sequences == 12
 
 
-@pytest.mark.parametrize(
-    ("version", "keys", "each", "overlap"),
-    [
-        ("0.5.6", {}, 3, False), ("0.5.12", {}, 3, False), ("0.5.16", {}, 5, True),
-        ("0.5.16", {"mamba_radix_cache_strategy": "extra_buffer_lazy"}, 4, True),
-        ("0.5.16", {"mamba_radix_cache_strategy": "no_buffer"}, 3, False),
-        ("0.5.16", {"disable_radix_cache": True}, 1, True),
-        ("0.5.16", {"disable_overlap_schedule": True}, 3, False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("version", "keys", "each", "overlap"), TABLES["states have a pool of their own"])
 def test_states_have_a_pool_of_their_own(
     version: str, keys: dict[str, Any], each: int, overlap: bool, made: Make
 ) -> None:
@@ -136,14 +131,8 @@ def test_what_is_said_of_states_holds(made: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "system", "version", "keys", "share"),
-    [
-        ("gpt-oss-120b", "h100-x2", "0.5.9", {}, 0.8), ("gpt-oss-120b", "h100-x2", "0.5.6", {}, 1.0),
-        ("gpt-oss-120b", "b200-x2", "0.5.9", {}, 1.0), ("gpt-oss-120b", "b200-x2", "0.5.12", {}, 0.8),
-        ("gpt-oss-120b", "h100-x2", "0.5.12", {"swa_full_tokens_ratio": 0.25}, 0.25),
-        ("gemma-3-27b", "h100-x2", "0.5.23", {}, 1.0), ("gemma-4-26b-a4b", "h200-x2", "0.5.16", {}, 0.8),
-    ],
-)  # fmt: skip
+    ("model", "system", "version", "keys", "share"), TABLES["window layers have room for a share of all tokens"]
+)
 def test_window_layers_have_room_for_a_share_of_all_tokens(
     model: str, system: str, version: str, keys: dict[str, Any], share: float, made: Make
 ) -> None:
@@ -169,23 +158,14 @@ def test_more_memory_never_runs_less(model: str, made: Make) -> None:
 
 @pytest.mark.parametrize(
     ("model", "system", "version", "keys", "limits"),  # tokens, sequences, and tokens of a block
-    [
-        ("llama-3.1-8b", "b200-x1", "0.28", {"max_num_seqs": 64}, (16384, 64, 16)),
-        ("llama-3.1-8b", "h100-x1", "0.28", {"performance_mode": "throughput"}, (16384, 2048, 16)),
-        ("qwen3.5-35b-a3b", "h200-x1", "0.20", {}, (8192, 1024, 1056)),  # as rocm_attn.py names it
-        ("qwen3.5-35b-a3b", "h200-x1", "0.20", {"kv_cache": {"block_size": 32}}, (8192, 1024, 32)),
-        ("deepseek-v4-flash", "b200-x4", "0.20", {"tensor_parallel_size": 4}, (8192, 1024, 256)),
-        ("qwen3-30b-a3b", "h200-x2", "0.20",
-         {"data_parallel_size": 2, "enable_expert_parallel": True, "all2all_backend": "deepep_low_latency"},
-         (256, 1024, 16)),
-    ],
-)  # fmt: skip
+    TABLES["vllms limits go by device model and exchange"],
+)
 def test_vllms_limits_go_by_device_model_and_exchange(
-    model: str, system: str, version: str, keys: dict[str, Any], limits: tuple[int, int, int], made: Make
+    model: str, system: str, version: str, keys: dict[str, Any], limits: list[int], made: Make
 ) -> None:
     _, settings = made(model, system, version, engine="vllm", **keys)
     policy = settings.policy
-    assert (policy.token_budget, policy.max_sequences, settings.cache.block_tokens) == limits
+    assert [policy.token_budget, policy.max_sequences, settings.cache.block_tokens] == limits
     assert ("default" in policy.sequences_why) == ("max_num_seqs" not in keys)
 
 

@@ -31,13 +31,7 @@ from opbyte.workloads.training import RepeatedOp, backward, loss_ops, whole_sequ
 
 from ..tables import tables
 
-KORTHIKANTI = {
-    # name: heads, hidden, layers, tp, pp, interleave, batch, micro-batch
-    "22B": (64, 6144, 48, 8, 1, 1, 4, 4),
-    "175B": (96, 12288, 96, 8, 8, 3, 64, 1),
-    "530B": (128, 20480, 105, 8, 35, 3, 280, 1),
-    "1T": (160, 25600, 128, 8, 64, 1, 512, 1),
-}
+KORTHIKANTI = tables(__file__)["korthikanti"]
 S, V = 2048, 51200
 
 

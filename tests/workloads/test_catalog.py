@@ -13,16 +13,11 @@ from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import FeedForward, MixtureOfExperts
 
 from ..processes import environment
+from ..tables import tables
 
 # Duplex (arXiv 2409.01141), Table I: parameters [1e9], layers, hidden size, width of a block,
 # query heads over key/value heads, experts, top-k, and matrices per feed-forward block.
-TABLE_I = {
-    "mixtral-8x7b": (47, 32, 4096, 14336, 32, 4, 8, 2, 3),
-    "glam-143b": (143, 32, 4096, 16384, 32, 1, 64, 2, 2),
-    "grok-1": (314, 64, 6144, 32768, 48, 6, 8, 2, 3),
-    "opt-66b": (66, 64, 9216, 36864, 72, 1, None, None, 2),
-    "llama-3-70b": (70, 80, 8192, 28672, 64, 8, None, None, 3),
-}
+TABLE_I = tables(__file__)["table i"]
 
 
 @pytest.mark.parametrize("name", TABLE_I)
@@ -55,18 +50,7 @@ def test_entries():
         assert [catalog_entry(alias) for alias in entry.aliases] == [entry] * len(entry.aliases)
 
 
-@pytest.mark.parametrize(
-    ("name", "total"),
-    [  # model cards
-        ("llama-2-13b", 13.02e9), ("llama-3.1-405b", 405.85e9), ("mixtral-8x22b", 140.6e9),
-        ("qwen2.5-72b", 72.7e9), ("kimi-k2", 1.03e12), ("gpt-oss-120b", 116.8e9),
-        ("llama-4-maverick", 400e9), ("glm-4.5", 355e9), ("minimax-m2", 229e9),
-        ("gemma-3-27b", 27.0e9), ("glam-64b-64e", 1.162e12),
-        ("qwen3-coder-480b-a35b", 480e9), ("qwen3-coder-30b-a3b", 30.5e9),
-        ("qwen3-30b-a3b-2507", 30.5e9), ("qwen3-235b-a22b-2507", 235e9),
-        ("qwen3.5-397b-a17b", 397e9),  # the name; it counts a vision tower of half a billion
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "total"), tables(__file__)["totals"])
 def test_totals(name, total):
     assert load_model(name).total_params == pytest.approx(total, rel=0.007)
 

@@ -16,38 +16,17 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import known_architectures, model_from_keys, read_config
 
+from ..tables import tables
 from .conftest import refused_configs
+
+TABLES = tables(__file__)
 
 HERE = Path(__file__).parent
 COUNTED = json.loads((HERE / "hf_counted.json").read_text())
 CLASSES = json.loads((HERE / "engine_classes.json").read_text())
 
 # README of the model_configs_2026 data folder, column "reference" [1e9], the text model.
-REFERENCE = {
-    "DeepSeek-V3.1-NVFP4": 671.0264,
-    "DeepSeek-V3.2": 671.8779,
-    "EXAONE-4.0-32B": 32.0032,
-    "GLM-5.1-NVFP4": 743.9112,
-    "GLM-5.2-FP8": 743.3770,
-    "Hy3-preview": 295.0335,
-    "Laguna-XS.2": 33.1900,
-    "Llama-3.1-70B-Instruct-FP8": 70.5537,
-    "MiMo-V2-Flash": 308.7788,
-    "Qwen3-VL-8B-Instruct": 8.1907,
-    "Qwen3.5-35B-A3B": 34.6606,
-    "Qwen3.6-35B-A3B-NVFP4": 34.6606,
-    "Step-3.7-Flash": 195.8438,
-    "gemma-4-26B-A4B": 25.2331,
-    "gemma-4-E4B-it": 7.4630,
-    "DeepSeek-V4-Flash": 284.3322,
-    "Kimi-Linear-48B-A3B-Instruct": 49.1227,
-    "LFM2.5-VL-1.6B": 1.1703,
-    "Ling-3.0-flash": 124.4142,
-    "MiniMax-M3": 426.1746,
-    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31.5779,
-    "NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4": 120.6687,
-    "Olmo-Hybrid-7B": 7.4309,
-}
+REFERENCE = TABLES["reference"]
 
 
 def unrolled(value):
@@ -155,15 +134,7 @@ def test_impossible_combinations_name_their_key(keys, changes, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [  # counted to the weight by transformers or from a list of tensors
-        ("deepseek-v4-pro", 1_572_997_201_763), ("deepseek-v4-flash", 284_332_240_471),
-        ("kimi-linear-48b-a3b", 49_122_681_728), ("minimax-m3", 426_174_572_928),
-        ("nemotron-3-nano-30b-a3b", 31_577_940_288), ("nemotron-3-super-120b-a12b", 120_668_707_840),
-        ("mimo-v2-flash", 308_778_780_864), ("gemma-4-26b-a4b", 25_233_141_790),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "weights"), TABLES["models of the catalog count to the weight"])
 def test_models_of_the_catalog_count_to_the_weight(name, weights):
     assert load_model(name).total_params == pytest.approx(weights, rel=2e-9)
 
@@ -222,15 +193,7 @@ def test_tokens_go_to_latent_experts_at_their_width():
     assert sent_width(MixtureOfExperts(7168, 256, 8, 2048)) == 7168
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"layers_block_type": ["moe", "linear_attention"]}, "layer 0 has experts and must follow a mixer"),
-        ({"layers_block_type": None, "hybrid_override_pattern": "MXM"}, "must be of M E * -, not 'X' at 1"),
-        ({"num_hidden_layers": 7}, "num_hidden_layers: must be the 4 layers of the pattern, not 7"),
-        ({"mamba_ssm_cache_dtype": "int3"}, "mamba_ssm_cache_dtype: must be one of"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), TABLES["patterns that cannot be name their key"])
 def test_patterns_that_cannot_be_name_their_key(changes, message):
     with pytest.raises(InputError) as error:
         model("nemotron_h", **changes)

@@ -13,34 +13,14 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import known_architectures, model_from_keys
 from opbyte.workloads.layers import Run
 
+from ..tables import tables
 from .conftest import refused_configs
 
-DOTS = {
-    "architectures": ["Dots3NoteForCausalLM"], "model_type": "dots3_note", "text_config": {
-        "model_type": "dots3_note_text", "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 13824,
-        "moe_intermediate_size": 1536, "num_hidden_layers": 46, "num_attention_heads": 128, "num_key_value_heads": 128,
-        "n_shared_experts": 1, "n_routed_experts": 256, "kv_lora_rank": 512, "q_lora_rank": 1024, "v_head_dim": 128,
-        "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "num_experts_per_tok": 8, "index_topk": 2048,
-        "index_head_dim": 128, "index_n_heads": 64, "sliding_window": 512,
-    },
-}  # fmt: skip
-MISTRAL = {
-    "architectures": ["MistralLarge4ForConditionalGeneration"], "text_config": {
-        "model_type": "mistral_large4_text", "vocab_size": 204800, "hidden_size": 6144, "intermediate_size": 24576,
-        "moe_intermediate_size": 6144, "num_hidden_layers": 72, "num_attention_heads": 64, "num_key_value_heads": 64,
-        "n_shared_experts": 1, "n_routed_experts": 128, "num_experts_per_tok": 4, "kv_lora_rank": 512,
-        "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 64, "index_topk": 2048, "index_head_dim": 128,
-        "index_n_heads": 32,
-    },
-}  # fmt: skip
-QWEN = {
-    "architectures": ["Qwen4ExpForCausalLM"], "vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256, "linear_conv_kernel_dim": 4,
-    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
-    "num_experts_per_tok": 10, "num_experts": 512, "indexer_n_heads": 8, "indexer_kv_heads": 1,
-    "indexer_head_dim": 128, "indexer_budget": 2048, "indexer_compress_ratio": 16, "ple_layer_ids": [1],
-}  # fmt: skip
+TABLES = tables(__file__)
+
+DOTS = TABLES["dots"]
+MISTRAL = TABLES["mistral"]
+QWEN = TABLES["qwen"]
 STEP = {
     "architectures": ["Step3VLForConditionalGeneration"], "text_config": {
         "model_type": "step3_text", "hidden_size": 7168, "intermediate_size": 18432, "num_attention_heads": 64,

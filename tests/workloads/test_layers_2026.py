@@ -21,6 +21,8 @@ from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import Loads, Op
 
+from ..tables import tables
+
 CACHES = {"DeepSeek-V3.2": 48_068, "GLM-5.2-FP8": 53_940, "DeepSeek-V4-Flash": 3_850.25,
           "MiniMax-M3": 122_880 + 14_592, "Kimi-Linear-48B-A3B-Instruct": 8_064}  # fmt: skip
 
@@ -86,15 +88,7 @@ def test_a_token_at_a_million(model: Read) -> None:
     assert flops(v3, 2**20) / flops(v4, 2**20) > 8
 
 
-GLM5_NEXT = {
-    "architectures": ["Glm5NextForConditionalGeneration"], "hidden_size": 4096, "num_hidden_layers": 8,
-    "num_attention_heads": 64, "vocab_size": 154880, "intermediate_size": 12288,
-    "moe_intermediate_size": 2048, "n_routed_experts": 288, "n_shared_experts": 1,
-    "num_experts_per_tok": 8, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 256,
-    "qk_rope_head_dim": 0, "v_head_dim": 256, "index_n_heads": 32, "index_head_dim": 128,
-    "index_topk": 2048, "index_kpool": 16, "linear_num_heads": 64, "linear_head_dim": 128,
-    "hc_mult": 4, "tie_word_embeddings": False,
-}  # fmt: skip
+GLM5_NEXT = tables(__file__)["glm5 next"]
 
 
 def test_pools_of_glm_5_next_by_tensors() -> None:

@@ -24,12 +24,7 @@ from ..tables import tables
 
 RUN = Run(Numerics())
 BASE = Attention(512, 8, 4, 64)
-DENSITY = {
-    "lmsys--vicuna-7b-v1.5-16k": (32, 32, 32, 0.484, 0.492, 0.496),
-    "gradientai--Llama-3-8B-Instruct-262k": (32, 32, 8, 0.484, 0.492, 0.495),
-    "gradientai--Llama-3-70B-Instruct-262k": (80, 64, 8, 0.488, 0.491, 0.483),
-    "meta-llama--Llama-3.2-3B-Instruct": (28, 24, 8, 0.487, 0.468, 0.446),
-}
+DENSITY = tables(__file__)["density"]
 """Layers, query and KV heads; mean density at 4k, 8k and 16k as the data's README has it."""
 KEYS: dict[str, Any] = {
     "architectures": ["MoALlamaForCausalLM"], "hidden_size": 512, "intermediate_size": 1024,

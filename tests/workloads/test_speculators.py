@@ -18,6 +18,8 @@ from opbyte.workloads.model import layer_ops
 from opbyte.workloads.requests import open_requests
 from opbyte.workloads.speculators import SPECULATORS, Drafter, check_rates, read_asked, read_rates
 
+from ..tables import tables
+
 HEADS = {
     # attention, experts with the shared one, router and its bias, join with its norms, layer norms
     # and those of latents, norm before the head
@@ -39,12 +41,7 @@ HEADS = {
 }  # fmt: skip
 
 
-FAMILIES = {
-    "deepseek-v3.2-exp": 1, "deepseek-v4-flash": 1, "deepseek-v4-pro": 1, "ernie-4.5-21b-a3b": 1,
-    "ernie-4.5-300b-a47b": 1, "glm-4.5-air": 1, "glm-5": 1, "glm-5.2": 1, "hy3": 1, "ling-3.0-flash": 1,
-    "mimo-v2-flash": 3, "minimax-m3": 7, "nemotron-3-super-120b-a12b": 1, "qwen3.5-35b-a3b": 1,
-    "qwen3.5-397b-a17b": 1, "step-3.7-flash": 3,
-}  # fmt: skip
+FAMILIES = tables(__file__)["families"]
 """Heads of the catalog's other families, by their checkpoints."""
 
 
@@ -102,19 +99,7 @@ def test_a_join_reads_two_rows() -> None:
     assert norm.name == "fusion_norm"
 
 
-@pytest.mark.parametrize(
-    ("model", "method", "argument", "says"),
-    [
-        ("llama-3-8b", "mtp", "", "llama-3-8b has no multi-token-prediction heads"),
-        ("kimi-k2", "mtp", "", "has no multi-token-prediction heads"),
-        ("deepseek-v3", "mtp", "x", "mtp takes only a number"),
-        ("mixtral-8x7b", "eagle", "", "is not a dense decoder"),
-        ("llama-3-8b", "draft", "", "draft needs a model"),
-        ("llama-3-8b", "draft", "llama-2-7b", "a vocabulary of 32,000 words, llama-3-8b of 128,256"),
-        ("llama-3-8b", "draft", "llama-3-8x", "did you mean"),
-        ("llama-3-8b", "ngram", "5", "ngram takes only a number"),
-    ],
-)
+@pytest.mark.parametrize(("model", "method", "argument", "says"), tables(__file__)["what cannot draft is refused"])
 def test_what_cannot_draft_is_refused(model: str, method: str, argument: str, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         drafter(model, method, argument)
