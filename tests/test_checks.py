@@ -66,6 +66,7 @@ def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: 
         ("tests/devices/test_dram.py", "tests/devices/test_dram.py", "tests/devices/test_collectives.py"),
         ("devices/specs/h100.yaml", "tests/devices/test_catalog.py", "tests/workloads/test_yaml_text.py"),
         ("analysis/commands/special.py", "tests/analysis/test_cli_usage.py", "tests/devices/test_dram.py"),
+        ("analysis/studies/plan/trial.py", "tests/test_doctests.py", "tests/devices/test_dram.py"),
         ("pyproject.toml", "tests/workloads/test_yaml_text.py", None),
         ("docs/guide.md", "tests/test_docs.py", "tests/devices/test_collectives.py"),
     ],

@@ -16,7 +16,7 @@ from opbyte import plan
 from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.usual import as_usual
-from opbyte.analysis.studies.backlog import DRAWS, full_rate, least_rate, sampled
+from opbyte.analysis.studies.backlog import DRAWS, ROUTED, full_rate, least_rate, sampled
 from opbyte.analysis.studies.plan import best, trial
 from opbyte.analysis.studies.plan.bounds import least_of
 from opbyte.simulator.results.record import Run
@@ -49,6 +49,15 @@ def test_probes_are_like_the_runs_that_are_shown(model: str, system: str, option
     assert a.ttft_s.p50 == pytest.approx(b.ttft_s.p50, rel=0.02)
 
 
+def test_a_layer_that_is_drawn_is_one_of_those_it_stands_for() -> None:
+    """Also where it stands for itself alone: layers with popular experts of their own are drawn more often."""
+    made = deployment_of(asked("deepseek-v2-lite", "h100-x1", routing="power_law:0.8"))
+    probe = sampled(made)[0].experts
+    ends = np.cumsum([p.layers for p in probe])
+    assert len(probe) == DRAWS * ROUTED < len(made[0].experts) == ends[-1]
+    assert all(end - p.layers <= p.row < end for p, end in zip(probe, ends, strict=True))
+
+
 def test_what_has_no_equal_layers_is_its_own_probe() -> None:
     for scenario in (asked("llama-3-8b", "h100-x1"), asked("qwen3-30b-a3b", "h100-x2", experts_resident="16")):
         made = deployment_of(scenario)
@@ -70,6 +79,22 @@ def test_what_may_be_faster_than_rates_say_has_no_bounds() -> None:
     deployment = deployment_of(asked("llama-3-8b", "h100-x1"))[0]
     assert least_of(deployment) is not None
     assert least_of(replace(deployment, kernels=("gemm",))) is None
+
+
+@pytest.mark.parametrize("guess", [1, 5, 16, 64])
+def test_the_fewest_copies_are_found_from_any_guess(guess: int) -> None:
+    """In few simulations, none with far fewer copies than are known to suffice: a growing queue takes long."""
+    for fewest in range(1, 66):
+        asked: list[int] = []
+
+        def holds(count: int, asked: list[int] = asked, fewest: int = fewest) -> bool:
+            enough = min((n for n in asked if n >= fewest), default=0)
+            assert count not in asked
+            assert count >= enough - max(enough // 8, 1)
+            asked.append(count)
+            return count >= fewest
+
+        assert trial._fewest(holds, 1, guess, 64) == (fewest if fewest <= 64 else None)
 
 
 def test_latencies_are_shown_at_the_ends_of_their_interval() -> None:
