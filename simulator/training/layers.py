@@ -17,6 +17,8 @@ from ...devices.collectives.plans import BY_COST, Topology, cheapest, plan
 from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
+from ...devices.power.clock import capped_clock
+from ...devices.spec import DeviceSpec
 from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.layers.base import elementwise
@@ -42,29 +44,28 @@ from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
 from .states import LOSSES, BytesPerWeight
 
-SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.18, (BLACKWELL, "fp4"): 0.89}
+SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.17, (BLACKWELL, "fp4"): 0.81}
 """Ratio of a matrix kernel's time in training to its time in serving, by generation and arithmetic. Other formats have the ratio of the 8-bit format;
-attention has also the ratios of `CUDNN`. Boards run at their power limit for seconds, and 4-bit products use another library. Fitted with `WATTS`, and
-earlier with `LAUNCH_S` and `SYNC_S`, to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary: 95 rows of five models (docs/training.md, with each model
-and card left out)."""
-WATTS, NOMINAL_W, MOST = 0.88, 480e-15, 1.25
-"""Exponent of a Blackwell board's rate at its limit in watts per nominal 16-bit FLOP/s; that of GB200 [W s]; the largest ratio to GB200 that counts."""
+attention has also the ratios of `CUDNN`. Boards run at their power limit for seconds, and 4-bit products use another library. Those of Blackwell are of
+a GB200; other boards clock as `board_clock` says. Fitted, earlier with `LAUNCH_S` and `SYNC_S`, to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary."""
+NOMINAL_W = 480e-15  # of a GB200 at its limit, per nominal 16-bit FLOP/s
+
+
+def board_clock(spec: DeviceSpec) -> float:
+    """Return the clock of a Blackwell board's products at its limit over that of a GB200, by the voltage curve of power caps; nothing is fitted."""
+    peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
+    return capped_clock((spec.limit_W or 0.0) / peak / NOMINAL_W)
 
 
 def sustained(device: SharedMemoryDevice, op: Op) -> float:
     """Return the factor from a serving kernel's time to the time of the same kernel in a training step."""
     if not about(op.kind).matrix:
         return 1.0
-    spec = device.spec
-    kin = generation(spec)
+    spec, kin = device.spec, generation(device.spec)
     factor = SUSTAINED.get((kin, op.dtype), SUSTAINED.get((kin, "fp8"), 1.0))
     if about(op.kind).scores and device.measured and kin in CUDNN:
-        direction = "backward" if op.name.endswith("_grad") else "forward"
-        factor *= CUDNN[kin][direction, op.shape.get("window", 0.0) > 0]
-    if kin != BLACKWELL or spec.limit_W is None:
-        return factor
-    peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
-    return float(factor * min(spec.limit_W / peak / NOMINAL_W, MOST) ** -WATTS)
+        factor *= CUDNN[kin]["backward" if op.name.endswith("_grad") else "forward", op.shape.get("window", 0.0) > 0]
+    return factor if kin != BLACKWELL or spec.limit_W is None else factor / board_clock(spec)
 
 
 @dataclass(frozen=True, slots=True)
