@@ -44,15 +44,15 @@ from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
 from .states import LOSSES, BytesPerWeight
 
-SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.17, (BLACKWELL, "fp4"): 0.81}
+SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.17, (BLACKWELL, "fp4"): 0.80}
 """Ratio of a matrix kernel's time in training to its time in serving, by generation and arithmetic. Other formats have the ratio of the 8-bit format;
-attention has also the ratios of `CUDNN`. Boards run at their power limit for seconds, and 4-bit products use another library. Those of Blackwell are of
-a GB200; other boards clock as `board_clock` says. Fitted, earlier with `LAUNCH_S` and `SYNC_S`, to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary."""
+attention has also the ratios of `CUDNN`. Boards run at their power limit for seconds, and 4-bit products use another library. Blackwell's ratios are a
+GB200's; other boards clock as `board_clock` says. Fitted, earlier with `LAUNCH_S` and `SYNC_S`, to NVIDIA-NeMo/Megatron-Bridge@067f987d, performance-summary."""
 NOMINAL_W = 480e-15  # of a GB200 at its limit, per nominal 16-bit FLOP/s
 
 
 def board_clock(spec: DeviceSpec) -> float:
-    """Return the clock of a Blackwell board's products at its limit over that of a GB200, by the voltage curve of power caps; nothing is fitted."""
+    """Return the clock of a Blackwell board at its power limit over a GB200's clock at its limit, by the voltage curve of power caps."""
     peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
     return capped_clock((spec.limit_W or 0.0) / peak / NOMINAL_W)
 

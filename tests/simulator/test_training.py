@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.train import train
 from opbyte.devices.calibrated.libraries import CUDNN
-from opbyte.devices.catalog import load_system
+from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.spec import SystemSpec
-from opbyte.simulator.training.layers import LAUNCH_S, SYNC_S, sustained
+from opbyte.simulator.training.layers import LAUNCH_S, SYNC_S, board_clock, sustained
 from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pass_seconds, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.simulator.training.step import TrainingStep
@@ -33,6 +33,13 @@ from ..tables import tables
 
 KORTHIKANTI = tables(__file__)["korthikanti"]
 S, V = 2048, 51200
+
+
+def test_boards_with_more_watts_a_flop_clock_higher() -> None:
+    """In watts per nominal FLOP/s: B200, GB200 (whose kernels' ratios are the unit), B300, GB300."""
+    clocks = [board_clock(load_device(name)[0]) for name in ("b200", "gb200", "b300", "gb300")]
+    assert clocks == sorted(clocks)
+    assert clocks[1] == pytest.approx(1.0, rel=1e-3)
 
 
 @given(st.floats(1, 1e12), st.floats(0, 1e12), st.integers(1, 1024), st.integers(1, 64))
