@@ -50,9 +50,8 @@ BACKWARD = (
     "grouped matmuls by their shapes, fused attention at 0.75 of the forward kernel's rate"
 )
 FITTED, CONSTANTS = Interval(0.98, 1.02), Interval(0.883, 1.132)
-"""Errors of the constants fitted to training steps (`simulator.training.layers.SUSTAINED`): on `CARDS`, and on other devices. With one
-model left out of the fit, 80 % of 109 predictions change by less than 2.0 %. Without the rows of their device, 80 % of the dense rows have errors
-below 14.9 %; with them, below 8.2 %. `CONSTANTS` is the difference of the squares."""
+"""Errors of the constants fitted to training steps (`simulator.training.layers.SUSTAINED`): on `CARDS`, and on other devices. With one model left out,
+80 % of 109 predictions change by less than 2.0 %. 80 % of dense rows have errors below 14.9 % with their device left out, else 8.2 %: a difference of squares."""
 CARDS = frozenset({"h100", "b200", "b300", "gb200", "gb300"})
 EXPOSED = (
     "Gradients leave layer by layer behind the last backward pass, weights come before the first "

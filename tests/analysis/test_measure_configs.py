@@ -100,7 +100,7 @@ def test_every_configuration_is_timed_and_written(ask: Ask, tmp_path: Path) -> N
         (("measure", "configs", "--threads", "2"), "--threads"),
         (("measure", "configs", "--loop"), "--loop"),
         (("measure", "configs", "--only", "gem"), "did you mean 'gemm'"),
-        (("measure", "tiles"), "give configs"),
+        (("measure", "tiles"), "use configs"),
     ],
 )
 def test_what_has_no_part_in_it_is_refused(ask: Ask, args: tuple[str, ...], says: str) -> None:

@@ -198,7 +198,7 @@ SHAPES = (
 
 @pytest.mark.parametrize(
     ("cell", "grid", "said"),
-    [("8e-6", "16,128,128,1", "none of the configurations"),
+    [("8e-6", "16,128,128,1", "no times for the configurations"),
      ("0x1", "16,64,64,1", "fused_moe_shapes.csv:2: default_s '0x1' is not a number"),
      ("None", "16,64,64,1", "fused_moe_shapes.csv:2: default_s 'None' is not a number")],
 )  # fmt: skip

@@ -148,5 +148,5 @@ def test_hooks_are_combined_and_the_caller_is_compiled_once() -> None:
 
 def test_a_point_of_one_result_has_one_hook() -> None:
     host, one = Host(np.arange(5), EMPTY), One(5)
-    with pytest.raises(InputError, match="only one can have it"):
+    with pytest.raises(InputError, match="only one may define it"):
         gathered(Hooks, [(one, {"test_pair": pair})] * 2, {"Host": host})
