@@ -201,10 +201,10 @@ def slowness() -> float:
     return loops[-1] / min(loops)
 
 
-def catch(tree: Path, mutant: Mutant, limit_s: float) -> str:
-    """What ends the tests of a mutant: the first that fails, their end, or the limit of their work."""
+def catch(tree: Path, mutant: Mutant, limit_s: float, plain: bool) -> str:
+    """What ends the tests of a mutant, which `is_plain` or not: the first that fails, their end, or the limit of their work."""
     left = [t for t in changed.chosen([mutant.path]) if "/benchmarks/" not in t]
-    own = {} if is_plain(mutant) else {"OPBYTE_CACHE": str(tree / ".cache")}
+    own = {} if plain else {"OPBYTE_CACHE": str(tree / ".cache")}
     spent, passed, size = 0.0, 0, 1
     before = slowness()
     while left and spent < limit_s:
@@ -239,9 +239,9 @@ def main(count: int = 60, seed: int = 0, limit_s: float = 150.0) -> None:
             file = tree / mutant.path
             source = file.read_bytes()
             file.write_bytes(source[: mutant.begin] + mutant.new.encode() + source[mutant.end :])
-            name_of = f"digest.hexdigest()[:16] if {not is_plain(mutant)} else {folder!r}"
-            jit.write_text(asis.replace("digest.hexdigest()[:16]", name_of))
-            said = catch(tree, mutant, limit_s)
+            plain = is_plain(mutant)
+            jit.write_text(asis.replace("digest.hexdigest()[:16]", repr(folder)) if plain else asis)
+            said = catch(tree, mutant, limit_s, plain)
             caught += said.startswith("caught")
             undecided += said.startswith("?")
             line = source.splitlines()[mutant.line - 1].decode().strip()
