@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 PAPERS = ("analysis/papers", "workloads/layers/published")
 """Code that only single papers use. It counts as product code and has its own budget too."""
-BUDGETS = {"product": 947_601, "papers": 64_670, "tests": 429_179, "files": 738, "docs": 8_950}
+BUDGETS = {"product": 947_553, "papers": 64_670, "tests": 429_179, "files": 738, "docs": 8_950}
 """Nodes of product code, of `PAPERS` and of tests; files of product code; lines of ``docs/*.md``. Raised five times. First from 925,538, 426,100, 953 and
 9,905: engines' limits by version (4,000), errors of deployments (7,000), launches, backlogs, hooks and parts (12,000) came before what they
 replace has gone. Then from 958,500, 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals
@@ -30,7 +30,7 @@ Then the tests alone from 427,530: tests that random mutants outlived (580), a k
 Then both: training of the indexers of sparse attention, ops that training runs in 16 bits, and waits of recomputed layers (610, tests 250), what a start line has no key for (tests 40), tokens that `serve` sends (tests 10), layouts that cut blocks of fp8_block weights and SGLang's drafts (250, tests 190), published runs after an earlier one (510, tests 260), start lines of several nodes (200, tests 70), interrupts while a command loads (50, tests 60), cached tokens of each request (120, tests 101), code of checkpoints in start lines (40, tests 65), shipped descriptions read from the cache folder (251, tests 167), limits of prefill workers (22, tests 133), tests that random mutants outlived (tests 273), less tables of tests that are data (tests -1,181), clocks of boards in training (tests 57)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
-ENGLISH = {"docs": 18, "messages": 8, "docstrings": 267}
+ENGLISH = {"docs": 18, "messages": 8, "docstrings": 266}
 """Hits of the patterns of `english.txt`, at most."""
 
 

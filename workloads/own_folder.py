@@ -57,6 +57,23 @@ def temporary_folder() -> Path:
     return own_folder(tempfile.gettempdir(), f"opbyte-{_user()}") or _fresh()
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of such a folder so that other processes read all of it or nothing, also if several write it at once.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left of it then.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 @lru_cache(maxsize=1)
 def _fresh() -> Path:
     path = tempfile.mkdtemp(prefix="opbyte-")

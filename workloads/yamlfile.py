@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -21,7 +20,7 @@ import yaml
 from yaml.composer import Composer
 
 from .errors import InputError, SpecError
-from .own_folder import cache_folder
+from .own_folder import cache_folder, write_whole
 from .textfile import read_regular
 
 MAX_SPEC_BYTES = 4 << 20
@@ -115,13 +114,11 @@ def _stored(path: Path, text: str) -> tuple[Path | None, Any]:
 
 
 def _store(place: Path | None, tree: Any) -> None:
-    """Store parsed text if JSON returns the same data; another process may write the same file at the same time."""
+    """Store parsed text if JSON returns the same data."""
     with suppress(OSError, TypeError, ValueError):  # a date
         data = json.dumps(tree)
         if place and json.loads(data) == tree:
-            partial = place.with_name(f".{place.name}.{os.getpid()}")
-            partial.write_text(data, "utf-8")
-            os.replace(partial, place)
+            write_whole(place, data.encode())
 
 
 @lru_cache(maxsize=128)

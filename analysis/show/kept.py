@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...workloads.own_folder import cache_folder
+from ...workloads.own_folder import cache_folder, write_whole
 from ...workloads.plugins import plugin_files
 from ...workloads.textfile import digest_of, digest_of_files
 from .record import asked, versions
@@ -78,11 +78,9 @@ class Kept:
         """Store a part; if it cannot be written, it is left out and must be computed again later."""
         if self:
             file, body = self._file(part), pickle.dumps(value)
-            temporary = file.with_suffix(f".{os.getpid()}")
             with contextlib.suppress(OSError):
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                temporary.write_bytes(hashlib.sha256(body).digest() + body)
-                temporary.replace(file)
+                write_whole(file, hashlib.sha256(body).digest() + body)
         return value
 
     def count(self) -> int:

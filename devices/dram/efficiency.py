@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
+from ...workloads.own_folder import write_whole
 from .pattern import PatternRun
 from .spec import DramSpec
 
@@ -138,13 +139,8 @@ def _read(path: Path | None) -> Derived | None:
 
 
 def _write(path: Path | None, derived: Derived) -> None:
-    """Store a result; another process may write the same file at the same time."""
-    if path is None:
-        return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(derived)), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    """Store a result, if it can be written."""
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(asdict(derived)).encode())

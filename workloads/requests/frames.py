@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import InputError
-from ..own_folder import temporary_folder
+from ..own_folder import temporary_folder, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +43,7 @@ def table_file(table: Table, where: str) -> str:
     path = temporary_folder() / f"table-{hashlib.sha256(data).hexdigest()[:16]}.csv"
     try:
         if not path.exists() or path.read_bytes() != data:
-            temporary = path.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            write_whole(path, data)
     except OSError as error:
         raise InputError(where, f"cannot be handed on as {path} ({error.strerror})") from None
     return str(path)
