@@ -12,7 +12,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.limits import MAX_MICRO_BATCHES
 from ...simulator.option import chosen
-from ...simulator.parts.experts_apart.options import OPTION, check_experts_on
+from ...simulator.parts.experts_apart import OPTION, check_experts_on
 from ...simulator.scenario.load import load
 from ...simulator.scenario.options import DeployOptions
 from ...workloads.errors import CapacityError, InputError

@@ -10,9 +10,9 @@ from typing import Any
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
+from ...simulator.parts.drafts import SpeculationOptions
 from ...simulator.parts.drafts.explicit import speculative_stage
 from ...simulator.parts.drafts.left import StepGain
-from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.parts.drafts.speculating import drafted
 from ...simulator.parts.encoders.asked import PLAIN, tower_of
 from ...simulator.parts.overlap.chunked import timelines_of

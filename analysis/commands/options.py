@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from ...simulator.option import PlacedOption, options_of, placed
-from ...simulator.parts.drafts.options import SpeculationOptions
+from ...simulator.parts.drafts import SpeculationOptions
 from ...simulator.scenario.options import DeployOptions, Workload
 from ...simulator.scenario.scenario import Scenario
 from ...workloads.errors import InputError, visible

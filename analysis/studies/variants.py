@@ -12,8 +12,8 @@ from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.frameworks.launch import Start
 from ...simulator.limits import MAX_REPLICAS
+from ...simulator.parts.two_pools import PoolOptions
 from ...simulator.parts.two_pools.asked import both, counted
-from ...simulator.parts.two_pools.options import PoolOptions
 from ...simulator.scenario import Scenario
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError

@@ -15,8 +15,8 @@ from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.sweep.point import OF_PARTS, metrics_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.parts.kv_tiers import TierOptions
 from opbyte.simulator.parts.kv_tiers.asked import read_tiers, tiers_asked
-from opbyte.simulator.parts.kv_tiers.options import TierOptions
 from opbyte.workloads.errors import InputError
 
 from ..tables import tables

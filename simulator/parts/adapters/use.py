@@ -10,7 +10,7 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
 from ...quantity import Figures, Quantity
-from .options import AdapterOptions
+from . import AdapterOptions
 
 if TYPE_CHECKING:
     from ...fleet.run_state import RunState

@@ -16,7 +16,7 @@ from ...deploy.expert_parts import expert_parts
 from ...deploy.layout import make_layout, shard_model
 from ...part import Combination
 from ...registry import check_parts, parts_of
-from .options import SpeculationOptions
+from . import SpeculationOptions
 from .speculation import Speculation
 
 if TYPE_CHECKING:

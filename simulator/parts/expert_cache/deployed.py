@@ -6,7 +6,7 @@ from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
-from .options import ExpertCacheOptions
+from . import ExpertCacheOptions
 from .store import ExpertStore, expert_store, tiers_of
 
 

@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ....workloads.errors import InputError
+from ...limits import MAX_MICRO_BATCHES
+from ...option import CheckedOptions, described, text, whole
 from ...part import Part
-from .options import ApartOptions
+
+OPTION = "--experts-on"
+
+
+def check_experts_on(experts_on: object, micro_batches: int | None, experts_link: str | None) -> None:
+    """Reject options of disaggregated experts without a system for the experts."""
+    if experts_on is None and (micro_batches is not None or experts_link is not None):
+        flag = "--micro-batches" if micro_batches is not None else "--experts-link"
+        raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class ApartOptions(CheckedOptions):
+    """Options of disaggregated experts; with two pools they apply to the decode pool. See `parts.experts_apart.asked`."""
+
+    experts_on: str | None = text("System that holds only the routed experts (disaggregated experts, AFD).", "SYSTEM")
+    micro_batches: int | None = whole(
+        "Micro-batches of a step, which alternate between attention devices and expert devices; default: 3.",
+        1,
+        MAX_MICRO_BATCHES,
+    )
+    experts_link: str | None = text(
+        "Link to the expert system: its name, free, or bandwidth [GB/s] and latency [us] of a device. "
+        "Default: the slower of both networks.",
+        "NAME|RATE[,US]",
+    )
+
 
 PARTS = (
     Part(

@@ -13,8 +13,8 @@ from ...frameworks.sharing import NOTHING
 from ...registry import check_parts
 from ...scenario.load import load
 from ...scenario.scenario import Scenario
+from . import OPTION, check_experts_on
 from .one_step import apart_of
-from .options import OPTION, check_experts_on
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings

@@ -20,8 +20,8 @@ from ...scenario.options import DeployOptions
 from ...scenario.place import deployed
 from ...step.explicit import StageCost
 from ..overlap.chunked import quickest_step  # noqa: F401  # a hook of this part too
+from . import OPTION
 from .holders import devices_of, held_bytes, runs_on, with_experts_on
-from .options import OPTION
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ....devices.lines import TierSpec
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, check_known, nearest, typed_number
-from .options import TierOptions
+from . import TierOptions
 from .settings import LOADS, WRITES, KvTier, TierSettings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ...scenario.links import kv_link
 from ...scenario.scenario import Scenario
 from ..autoscale.asked import OPTION as AUTOSCALE
 from ..autoscale.asked import Autoscale, parse_autoscale
-from .options import PoolOptions
+from . import PoolOptions
 
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
 """A system's name or file and its number; a name without a number ends in the devices of a node."""
