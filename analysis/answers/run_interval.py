@@ -100,8 +100,9 @@ class StepDraws:
     hidden: bool = False
 
     def at(self, power: float) -> F8:
-        launched = hosted(self.kernels**power, self.seconds, self.launch_s, hidden=True)
-        return hosted(launched, max(self.seconds, self.launch_s), self.host_s, self.hidden)
+        beside = self.launch_s + self.host_s * self.hidden
+        drawn = hosted(self.kernels**power, self.seconds, beside, hidden=True)
+        return drawn if self.hidden else hosted(drawn, max(self.seconds, beside), self.host_s)
 
 
 @dataclass(frozen=True, slots=True)

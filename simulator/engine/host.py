@@ -174,7 +174,15 @@ NO_HOST = Host()
 
 
 class HostDelay(NamedTuple):
-    """Host times of one deployment and policy, as data for compiled code."""
+    """Host times of one deployment and policy, as data for compiled code.
+
+    Examples
+    --------
+    >>> from opbyte.workloads.jit import plainly
+    >>> exact = HostDelay(0.0, 0.0, 1.0, hidden=True, captured=128, exact=True)
+    >>> [n for n in range(1, 300) if not plainly(starting)(exact, n, 0)] == [*range(1, 33), 64, 128]
+    True
+    """
 
     step_s: float
     sequence_s: float
@@ -186,6 +194,7 @@ class HostDelay(NamedTuple):
     pieces: int = 0  # most tokens of a rank in such a step
     captured: int = 0  # most tokens of a rank in a decode step with a captured graph
     mixed_s: float = 0.0  # device time that each decode adds to a step with prompts, see `step.launches.mixed_seconds`
+    exact: bool = False  # whether only steps with one of the captured sizes run as a graph, see `Policy.exact`
 
 
 @compiled_part
@@ -197,11 +206,18 @@ def most_tokens(moments: npt.NDArray[np.float64]) -> float:
     return most
 
 
+EACH_SIZE = 32
+"""Batch size up to which each size has a graph if batches are not padded; above, powers of two (`CudaGraphConfig._generate_cuda_graph_batch_sizes`
+in tensorrt_llm/llmapi/llm_args.py, 1.0)."""
+
+
 @compiled_part
 def starting(host_delay: HostDelay, tokens: float, chunks: int) -> float:
     """Return the seconds to launch a step with at most `tokens` tokens on a rank and `chunks` prompts in all."""
     if chunks == 0:
-        return host_delay.decoding_s if tokens > host_delay.captured else 0.0
+        size = int(tokens)
+        gap = host_delay.exact and size > EACH_SIZE and size & (size - 1)
+        return host_delay.decoding_s if gap or size > host_delay.captured else 0.0
     return host_delay.pieces_s if tokens <= host_delay.pieces else host_delay.prompting_s
 
 
@@ -214,6 +230,8 @@ def with_host_delay(host_delay: HostDelay, seconds: float, tokens: float, sequen
     """
     if chunks > 0:
         seconds += host_delay.mixed_s * max(sequences - chunks, 0.0)
-    seconds = max(seconds, starting(host_delay, tokens, chunks))
+    launch_s = starting(host_delay, tokens, chunks)
     host_s = host_delay.step_s + host_delay.sequence_s * sequences
-    return float((max(seconds, host_s) if host_delay.hidden else seconds + host_s) + host_delay.gap_s)
+    if host_delay.hidden:  # one thread launches a step, and then works on the tokens of the step before
+        return float(max(seconds, launch_s + host_s) + host_delay.gap_s)
+    return float(max(seconds, launch_s) + host_s + host_delay.gap_s)

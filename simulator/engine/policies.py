@@ -186,7 +186,9 @@ class Policy:
     pieces : int
         Most tokens of a step with prompts that replays a graph in pieces, between which attention is launched; 0: none.
     largest : int
-        Largest batch of decodes with a captured graph, where batches are not padded to those; 0: all have one.
+        Largest batch of decodes with a captured graph, where the time of padding is neglected; 0: all have one.
+    exact : bool
+        Batches are not padded to captured ones: decodes run as a graph only at the sizes that `host.EACH_SIZE` names.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
         flight.
@@ -214,6 +216,7 @@ class Policy:
     eager: bool = False
     pieces: int = 0
     largest: int = 0
+    exact: bool = False
     host: Host = NO_HOST
     order: str = ""
     rules: OwnRules | None = None
@@ -263,7 +266,7 @@ class Policy:
             host.step_s, host.sequence_s, launch_s * launches.decodes, self.hides_host(stages),
             host.gap_s + self.sync_s(stages), launch_s * launches.prompts,
             launch_s * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
-            0 if self.eager else captured, launches.mixed_s / stages,
+            0 if self.eager else captured, launches.mixed_s / stages, self.exact,
         )  # fmt: skip
 
     def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:

@@ -76,7 +76,22 @@ def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) ->
         even=even.flag("enable_balance", False), even_steps=even.count("timeout_iters", defaults.even_steps),
         even_batches=even.count("batching_wait_iters", defaults.even_batches, least=0),
     )  # fmt: skip
-    return of_trtllm(rules, keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES))
+    policy = of_trtllm(rules, keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES))
+    return policy if version_of(keys, "1.2") < (1, 0) else _with_graphs(keys, policy)
+
+
+def _with_graphs(keys: Keys, policy: Policy) -> Policy:
+    """Return the policy with the batches of decodes that run as captured graphs; others run eagerly.
+
+    By default the largest has 128 decodes (`CudaGraphConfig` in tensorrt_llm/llmapi/llm_args.py). Without `enable_padding`
+    a batch must have the size of a graph (`_get_padded_batch` in _torch/pyexecutor/model_engine.py, 1.0). Of `batch_sizes`
+    the largest counts.
+    """
+    graphs, eager = keys.part("cuda_graph_config"), keys.values.get("cuda_graph_config", keys) is None
+    sizes = graphs.values.get("batch_sizes") or [graphs.count("max_batch_size", 128)]
+    if not (isinstance(sizes, list) and all(type(x) is int and x > 0 for x in sizes)):
+        raise graphs.wrong("batch_sizes", "a list of whole numbers above 0")
+    return replace(policy, largest=max(sizes), exact=not graphs.flag("enable_padding", False), eager=eager)
 
 
 ENGINES: Mapping[str, Callable[[Keys], EngineSettings]] = {

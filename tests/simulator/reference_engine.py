@@ -84,7 +84,8 @@ def launching(policy: Policy, launches: Launches, tokens: int, prompts: bool, se
     """Seconds to launch a step with at most so many tokens on a rank, `several` of each decode."""
     each, captured = policy.host.launch_s, policy.captures(several) or policy.largest * several
     if not prompts:
-        return each * launches.decodes if policy.eager or (captured and tokens > captured) else 0.0
+        gap = policy.exact and tokens > 32 and tokens.bit_count() > 1
+        return each * launches.decodes if policy.eager or gap or (captured and tokens > captured) else 0.0
     pieces = min(policy.pieces, policy.captured) if policy.graphs else policy.pieces
     return each * (launches.pieces if not policy.eager and tokens <= pieces else launches.prompts)
 
@@ -104,7 +105,7 @@ def with_host(
     first, *others = (max(seconds + beside * (n == 0), starting) for n, seconds in enumerate(devices))
     work = policy.host.step_s + policy.host.sequence_s * sequences
     hidden = policy.ahead if len(devices) == 1 else not getattr(policy.rules, "serial", False)
-    return [max(first, work) if hidden else first + work, *others]
+    return [max(first, starting + work) if hidden else first + work, *others]
 
 
 @dataclass

@@ -41,7 +41,8 @@ def read(tmp_path: Path) -> Read:
 def test_what_is_not_said_is_the_engines_default(read: Read) -> None:
     sglang, trtllm = read("sglang"), read("tensorrt-llm")
     deployment = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
-    for own, usual, framework in ((sglang, SGLANG, "sglang"), (trtllm, TRTLLM, "trtllm")):
+    padded = replace(TRTLLM, largest=128, exact=True)  # the option has a graph for each batch
+    for own, usual, framework in ((sglang, SGLANG, "sglang"), (trtllm, padded, "trtllm")):
         assert replace(own.policy, host=usual.host) == usual
         known = LaunchSettings(version=own.version)
         assert own.policy.host == ENGINES[framework](deployment, known).policy.host  # as option --framework says
@@ -122,6 +123,12 @@ def test_tensorrt_llms_options(read: Read) -> None:
     assert (found.tp, found.dp, found.kv_dtype) == (1, 4, "fp8")
     assert (found.cache.block_tokens, found.cache.blocks) == (64, 102)
     assert (found.policy.max_sequences, found.policy.ahead) == (64, False)
+
+
+@pytest.mark.parametrize(("said", "found"), tables(__file__)["graphs of tensorrt-llm"])
+def test_tensorrt_llm_captures_what_its_file_says(read: Read, said: dict[str, Any], found: list[Any]) -> None:
+    policy = read("tensorrt-llm", **said).policy
+    assert [policy.largest, policy.exact, policy.eager] == found
 
 
 @pytest.mark.parametrize(("engine", "said", "part"), tables(__file__)["refused"])

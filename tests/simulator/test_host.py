@@ -133,6 +133,13 @@ def test_more_prompt_tokens_are_never_faster_and_long_prompts_hide_the_launches(
     assert seen[-1] == first_token(deployment, name, lengths[-1], host=Host())[0]
 
 
+def test_one_thread_launches_kernels_and_works_on_sequences(deployment: Deployment) -> None:
+    launches, host = launches_of(deployment, TRTLLM_CALLS), Host(launch_s=1e-3, sequence_s=0.75)
+    whole, rest = first_token(deployment, "tensorrt-llm", host=host, eager=True)
+    assert whole == pytest.approx(1e-3 * launches.prompts + 0.75)
+    assert rest == pytest.approx((TOKENS - 1) * (1e-3 * launches.decodes + 0.75))
+
+
 @pytest.mark.parametrize(
     ("asked", "sampling"),
     [({}, "greedy"), ({"temperature": 0}, "greedy"), ({"temperature": 0.6}, "random"),
