@@ -66,7 +66,11 @@ class Conditions(NamedTuple):
 
 
 Amounts = Mapping[str, float]
-"""Amount of each error factor in a run, by the factor's name; factors that the run does not have are left out."""
+"""Amount of each error factor in a run, by the factor's name; factors that the run does not have are left out. Training steps also have
+the kinds of their attention (`attention_kinds`)."""
+OF_KIND = "attention of kind "
+NEW_KIND = "attention without a measured training step"
+"""Factor of training steps whose model has a kind of attention that no step of a fit has."""
 
 
 TOGETHER = "lengths that are not published"
@@ -163,14 +167,20 @@ UNTOLD = (0,)
 OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 """First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
 LATENT = "LatentAttention"
-PLAIN = {"Attention", LATENT}
+PLAIN = {OF_KIND + "Attention", OF_KIND + LATENT}
+
+
+def attention_kinds(deployment: Deployment) -> frozenset[str]:
+    """Return the kinds of a model's attention: class after `OF_KIND`, and whether it has a window; MTP projections have no cache."""
+    mixers = [(type(x.mixer).__name__, x.mixer.state()) for x in deployment.model.layers]
+    return frozenset(
+        OF_KIND + name + " with a window" * bool(state.window) for name, state in mixers if state != State()
+    )
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Return 1 if a layer's cache is not the keys and values of all tokens, else 0; MTP projections have no cache."""
-    mixers = [x.mixer for x in conditions.deployment.model.layers if x.mixer.state() != State()]
-    unusual = [type(mixer).__name__ not in PLAIN or bool(mixer.state().window) for mixer in mixers]
-    return float(any(unusual))
+    """Return 1 if a layer's cache is not the keys and values of all tokens, else 0."""
+    return float(not attention_kinds(conditions.deployment) <= PLAIN)
 
 
 def _carried_power(conditions: Conditions) -> float:
@@ -252,30 +262,40 @@ class Widths(NamedTuple):
     """Fitted error factors.
 
     `kernels` and `first_kernels` are exponents of the kernels' error ratios, for steps and for TTFT. `table` has for each
-    quantity and factor the logarithms of measured over simulated time.
+    quantity and factor the logarithms of measured over simulated time. Kinds of
+    attention with measured training steps have the width 0 in it.
     """
 
     kernels: float
     table: Mapping[str, Mapping[str, Ratios]]
     first_kernels: float = 1.0
 
+    def _known(self, amount: Amounts, quantity: str) -> dict[str, tuple[float, float, float]]:
+        """Return the middle of each factor's error in a run, and the distances below and above it (logarithms).
+
+        The amount of `NEW_KIND` is 1 if a kind of the run's attention has no measured step.
+        """
+        table = self.table.get(quantity, {})
+        if any(name.startswith(OF_KIND) and name not in table for name in amount):
+            amount = {**amount, NEW_KIND: 1.0}
+        known = [(name, amount.get(name, 0.0), r) for name, r in table.items()]
+        return {name: (x * r.middle, x * (r.middle - r.low), x * (r.high - r.middle)) for name, x, r in known}
+
     def reach(self, amount: Amounts, quantity: str) -> Ratios:
         """Return the combined error of all factors (logarithms), weighted by `amount`.
 
         The middles add up. The distances below and above the middle add up as squares.
         """
-        known = [(amount.get(name, 0.0), r) for name, r in self.table.get(quantity, {}).items()]
-        middle = sum((x * r.middle for x, r in known), 0.0)
-        below = np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in known))
-        above = np.sqrt(sum((x * (r.high - r.middle)) ** 2 for x, r in known))
-        return Ratios(middle - float(below), middle, middle + float(above))
+        middle, below, above = 0.0, 0.0, 0.0
+        for one in self._known(amount, quantity).values():
+            middle, below, above = middle + one[0], below + one[1] ** 2, above + one[2] ** 2
+        return Ratios(middle - float(np.sqrt(below)), middle, middle + float(np.sqrt(above)))
 
     def reasons(self, amount: Amounts, *quantities: str) -> tuple[str, ...]:
         """Return the factors that contribute `TELLING` or more of some quantity's squared width, the largest first."""
         size = dict[str, float]()
         for quantity in quantities:
-            known = self.table.get(quantity, {})
-            squares = {name: amount.get(name, 0.0) ** 2 * (r.high - r.low) ** 2 for name, r in known.items()}
+            squares = {name: (low + high) ** 2 for name, (_, low, high) in self._known(amount, quantity).items()}
             for name, square in squares.items():
                 size[name] = max(size.get(name, 0.0), square / max(sum(squares.values()), 1e-300))
         order = sorted(size, key=lambda name: -size[name])

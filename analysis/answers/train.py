@@ -33,7 +33,7 @@ from ..show.declared import record, text
 from ..show.output import STAMPS
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds
-from .error_factors import TRAINING, Conditions, amounts, fitted_widths
+from .error_factors import TRAINING, Conditions, amounts, attention_kinds, fitted_widths
 from .evidence import entry, evidence
 from .interval import Interval, KindErrors, energy_interval, interval_dict, power_interval, spoken_range
 
@@ -162,7 +162,8 @@ class Training(Result):
     def errors(self) -> KindErrors:
         """Return the inputs of the interval of the step's time."""
         alone = FITTED if self.deployment.system.device.name in CARDS else CONSTANTS
-        return KindErrors(TRAINING, alone, amounts(Conditions(self.deployment, zero=self.options.zero)))
+        factors = amounts(Conditions(self.deployment, zero=self.options.zero))
+        return KindErrors(TRAINING, alone, {**factors, **dict.fromkeys(attention_kinds(self.deployment), 1.0)})
 
     @property
     def sure(self) -> Interval:
@@ -291,8 +292,7 @@ def train(
     zero : int
         ZeRO stage, 0 to 3: the states that data-parallel ranks shard.
     recompute : str
-        "none", "auto" (the least that fits), "selective" (attention scores), "full" (whole layers), "full:N" (N layers of
-        each stage), or a comma-separated list of modules of `workloads.training.MODULES`.
+        "none", "auto" (the least that fits), "selective" (attention scores), "full" (whole layers), "full:N" (N layers of each stage), or a comma-separated list of modules of `workloads.training.MODULES`.
     sequence_parallel : bool
         Whether tensor-parallel devices split norms, dropout and routing along the sequence.
     interleave : int

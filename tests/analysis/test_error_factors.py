@@ -15,6 +15,8 @@ from opbyte.analysis.answers.error_factors import (
     ANY,
     FACTORS,
     FIRST,
+    NEW_KIND,
+    OF_KIND,
     POWER,
     STEP,
     TRAINING,
@@ -34,7 +36,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
 WORK: dict[str, Any] = {"closed_loop": 8, "requests": 32, "input_len": 256, "output_len": 64}
-NAMES = [ANY, *(f.name for f in FACTORS)]
+NAMES = [ANY, OF_KIND + "Mamba2", OF_KIND + "GatedDeltaNet", *(f.name for f in FACTORS)]
 
 
 @given(
@@ -131,14 +133,24 @@ def test_training_has_an_interval() -> None:
     assert told["intervals"]["tokens_per_s"]["low"] < told["tokens_per_s"] < told["intervals"]["tokens_per_s"]["high"]
 
 
-def runs(source: str, spread: float, factor: str, systems: int = 12) -> list[RunCheck]:
+def test_attention_without_a_measured_step_widens_training() -> None:
+    """Delta rules have no row in the fit. The width is 1.533 (90th percentile of Student's t) times the errors' root mean square over kinds."""
+    assert NEW_KIND in train("qwen3-next-80b-a3b", "h100-8x8", batch=64, seq=4096).reasons
+    entries = [run for kind in ("Mamba2", "LatentAttention") for run in runs(kind, 0.1, OF_KIND + kind, 1, TRAINING)]
+    widths = fit_widths(entries, Widths(1.0, {}))
+    spread = 1.533 * np.sqrt(np.mean([np.log(run.measured["tpot_mean"]) ** 2 for run in entries]))
+    known, new = (widths.reach({OF_KIND + kind: 1.0}, TRAINING).high for kind in ("Mamba2", "GatedDeltaNet"))
+    assert (known, new) == (0.0, pytest.approx(spread, abs=1e-3))
+
+
+def runs(source: str, spread: float, factor: str, systems: int = 12, quantity: str = STEP) -> list[RunCheck]:
     """One run a system, whose TPOT is off by normal scores of a spread, with one factor."""
     amount, scores = {ANY: 1.0, factor: 1.0}, np.random.default_rng(len(source)).normal(size=systems)
 
     def refit(widths: Widths) -> Interval:
         return beyond_steps(Interval(0.95, 1.05), widths.reach(amount, STEP))
 
-    basis = {"tpot_mean": IntervalBasis(STEP, Interval(0.95, 1.05), amount, refit)}
+    basis = {"tpot_mean": IntervalBasis(quantity, Interval(0.95, 1.05), amount, refit)}
     return [
         RunCheck(
             f"{i}", None, {"tpot_mean": float(np.exp(spread * z))}, {"tpot_mean": 1.0}, f"system {i}", source, {}, basis,

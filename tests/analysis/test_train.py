@@ -279,8 +279,7 @@ def test_published_steps_of_torchtitan(data_set: Callable[[str], Path], tmp_path
     # What the allocator reserved holds fragments and buffers of exchanges besides; 36 to 40 GiB were predicted with 16-bit gradients and a fused loss.
     reserved = [float(size) for size in re.findall(r"memory (\S+) GiB", table.read_text())]
     assert all(0.7 < step.step.memory.total / 2**30 / size < 1.0 for step, size in zip(made, reserved, strict=False))
-    # One row of 405B is 15.89 % too fast; its interval ends at 15.86.
-    assert all(step.sure.low < x < 1.001 * step.sure.high for step, x in zip(made, off, strict=True))
+    assert all(step.sure.low < x < step.sure.high for step, x in zip(made, off, strict=True))
 
 
 @pytest.mark.parametrize("option", [("--offload", 2), ("--offload-optimizer",)])

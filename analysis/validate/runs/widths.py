@@ -2,8 +2,8 @@
 
 The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own
 and of every factor of the run; below 0 the factors' part has a common ratio. A system counts once for any number of
-loads. Factors have a common prior, so that an unseen factor still widens. One more number, a factor on all of them, is
-the least with which the intervals contain `LEVEL` of the values of sources left out.
+loads. Factors have a common prior, so that an unseen factor still widens. One more number, a factor on all of them (in
+training steps on the one of any deployment), is the least with which the intervals contain `LEVEL` of the values of sources left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from ...answers.error_factors import (
     ANY,
     FACTORS,
     FIRST,
+    NEW_KIND,
+    OF_KIND,
     POWER,
     STEP,
     TOGETHER,
@@ -48,8 +50,8 @@ BELOW = {FIRST: 0.3}
 """Prior of the factors' part below 0 over the part above, 1 for other quantities: host and server time outside of
 steps makes a first token later, not earlier."""
 TRIED = np.arange(0.6, 2.51, 0.05)
-LEAST_TIMES = {STEP: 1.1}
-"""Least number on the widths of a quantity. The fit has few loads of each system, and its rule says 0.9. Of 149 other serving points, each source
+LEAST_TIMES = {STEP: 1.1, TRAINING: 1.0}
+"""Least number on the widths of a quantity. The fit of steps has few loads of each system, and its rule says 0.9. Of 149 other serving points, each source
 left out, 0.9 contains 82 %, 1.0 86 %, 1.1 and 1.2 both 88 %; if each system of InferenceX counts once 67, 73 and 76 % of it."""
 LEAST = 0.01
 """Scale below which an error counts as zero."""
@@ -129,12 +131,20 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
             continue
         scales, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
         powers[quantity] = scales.kernels
-        high = wider * QUANTILE * scales.scale
+        high = QUANTILE * scales.scale
+        high[: 1 if quantity == TRAINING else None] *= wider  # the first is `ANY`
         ends = {
             n: Ratios(-round(x * scales.below, PLACES), 0.0, round(x, PLACES))
             for n, x in zip(scales.names, high.tolist(), strict=True)
         }
         table[quantity] = stay | ends
+    kinds = sorted({name for r in rows for name in r.amounts if name.startswith(OF_KIND)})
+    if kinds:
+        # No constant is fitted by kind, so the errors of a kind are its errors with the kind left out.
+        squares = [np.median([r.error for r in rows if kind in r.amounts]) ** 2 for kind in kinds]
+        new = round(QUANTILE * float(np.sqrt(np.mean(squares))), PLACES)
+        none = dict.fromkeys(kinds, Ratios(0.0, 0.0, 0.0))
+        table[TRAINING] = {**table[TRAINING], NEW_KIND: Ratios(-new, 0.0, new), **none}
     return Widths(round(powers[STEP], PLACES), table, round(powers[FIRST], PLACES))
 
 
@@ -163,31 +173,24 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 def _times(rows: Sequence[ErrorRow]) -> float:
     """Return the least factor on all widths with which intervals contain `LEVEL` of the values of left-out sources.
 
-    Runs with a factor that is not fitted do not count. Of training steps, dense models count as much as those
-    with experts, and each release of a recipe is another run.
+    Runs with a factor that is not fitted do not count. Nor do training steps with experts, because five models are too few to narrow
+    the factors of experts by; each release of a recipe is another run.
     """
     rows = [r for r in rows if r.quantity != STEP or not FIXED[STEP] & r.amounts.keys()]
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
-
-    def kind(row: ErrorRow) -> object:
-        return row.amounts.get("experts") if row.quantity == TRAINING else row.system
-
-    rows_by_kind = Counter(map(kind, rows))
-    inside, most = np.zeros(len(TRIED)), 0.0
+    quantity = rows[0].quantity
+    dense = np.array([float("experts" not in r.amounts) for r in rows])
+    weights, error = dense if quantity == TRAINING else _weights(rows), np.array([r.error for r in rows])
+    inside = np.zeros(len(TRIED))
     for source in sources:
-        left_out, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
-        scales, error, weights = (
-            _fit(others, rows[0].quantity),
-            np.array([r.error for r in left_out]),
-            np.array([1.0 / rows_by_kind[kind(r)] for r in left_out]),
-        )
-        ends = (scales.ends(left_out, float(times)) for times in TRIED)
-        inside += [weights @ ((low <= error) & (error <= high)) for low, high in ends]
-        most += float(weights.sum())
-    enough = inside >= LEVEL * most
-    return max(float(TRIED[np.argmax(enough) if enough.any() else -1]), LEAST_TIMES.get(rows[0].quantity, 0.0))
+        scales = _fit([r for r in rows if r.source != source], quantity)
+        chosen = weights * [r.source == source for r in rows]
+        ends = (scales.ends(rows, float(times)) for times in TRIED)
+        inside += [chosen @ ((low <= error) & (error <= high)) for low, high in ends]
+    enough = inside >= LEVEL * weights.sum()
+    return max(float(TRIED[np.argmax(enough) if enough.any() else -1]), LEAST_TIMES.get(quantity, 0.0))
 
 
 def _weights(rows: Sequence[ErrorRow]) -> F8:
