@@ -168,6 +168,7 @@ def _trtllm(start: Start) -> dict[str, Any]:
         "enable_attention_dp": start.dp > 1, "moe_expert_parallel_size": start.ep,
         "pipeline_parallel_size": start.pp, "max_num_tokens": start.tokens, "dtype": start.dtype,
         "kv_cache_config": None if kv is None else {"dtype": kv},
+        "cuda_graph_config": {"enable_padding": True, "max_batch_size": 2048},  # all batches: 2,048 is the limit's default
     }  # fmt: skip
 
 

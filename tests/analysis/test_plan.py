@@ -380,7 +380,7 @@ def test_which_start_lines_permit_code_of_the_checkpoint() -> None:
         kimi, other = (
             command_line(engine, hub_name(n), engine_values(engine, Start(8))) for n in ("kimi-k2", "deepseek-v3")
         )
-        assert kimi.replace("_", "-").endswith(" --trust-remote-code")
+        assert kimi.replace("_", "-").partition(" --extra-llm")[0].endswith(" --trust-remote-code")
         assert "remote" not in other
 
 
