@@ -20,6 +20,7 @@ from opbyte.analysis.answers.error_factors import (
     POWER,
     STEP,
     TRAINING,
+    UNTOLD,
     Conditions,
     Widths,
     amounts,
@@ -71,6 +72,7 @@ def test_factors_are_those_of_the_deployment() -> None:
     mixture = deploy(load_model("mixtral-8x7b"), load_system("mi300x-x8"), tp=8)
     assert set(amounts(Conditions(dense, None, "vllm", (0, 15)))) == {ANY}
     assert "an engine version that is old or not told" in amounts(Conditions(dense, None, *engine_named("vllm@0.6.3")))
+    assert "an engine version that is not told" in amounts(Conditions(dense, None, "vllm", UNTOLD))
     found = amounts(Conditions(mixture, None, *engine_named("sglang@0.5.6")))
     assert {"SGLang", "experts", "devices of other makers than NVIDIA"} <= set(found)
 
