@@ -199,7 +199,8 @@ class DeviceSpec(Spec):
 
     `static_W` is idle power. A board with a power limit has `limit_W` and the `process` of its cores: the energy of its
     work then comes from the power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
-    `clock_share` is the remaining clock under a cap or a locked clock over the clock at its limit, with the voltage.
+    `clock_share` is the remaining clock under a cap or a locked clock over the clock at its limit, with the voltage;
+    `rated_W` is then the power limit without them.
 
     `host` is the default class of host (`devices.hosts`) of its systems; without it the link follows the description
     and the device's rows. A `bridge` replaces `link` and `host` in nodes with no more devices than it joins; in larger
@@ -225,6 +226,7 @@ class DeviceSpec(Spec):
     node_size: Count = 8
     static_W: NonNegative = 0.0
     limit_W: Positive | None = None
+    rated_W: Positive | None = None
     clock_share: Fraction = 1.0
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None

@@ -109,6 +109,7 @@ def _at(spec: DeviceSpec, clock: float, limit_W: float, rates: list[float], suff
             "name": f"{spec.name}-{suffix}",
             "title": f"{spec.title or spec.name} {text}",
             "limit_W": limit_W,
+            "rated_W": spec.rated_W or spec.limit_W,
             "clock_share": spec.clock_share * clock,
             "memory": memory,
             "processors": {

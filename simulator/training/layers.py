@@ -52,9 +52,9 @@ NOMINAL_W = 480e-15  # of a GB200 at its limit, per nominal 16-bit FLOP/s
 
 
 def board_clock(spec: DeviceSpec) -> float:
-    """Return the clock of a Blackwell board at its power limit over a GB200's clock at its limit, by the voltage curve of power caps."""
-    peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values())
-    return capped_clock((spec.limit_W or 0.0) / peak / NOMINAL_W)
+    """Return the clock of a Blackwell board at its rated limit over a GB200's, by the voltage curve of power caps; rates contain the effect of a cap itself."""
+    peak = max((p.peak_flops_per_s or {}).get("bf16", 0.0) for p in spec.processors.values()) / spec.clock_share
+    return capped_clock((spec.rated_W or spec.limit_W or 0.0) / peak / NOMINAL_W)
 
 
 def sustained(device: SharedMemoryDevice, op: Op) -> float:

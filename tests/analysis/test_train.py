@@ -52,6 +52,16 @@ def test_power_and_energy_of_a_token(ask: Ask) -> None:
     assert "capped at 450 W" in ask(*line, "--power-cap", 450).err
 
 
+def test_more_watts_are_never_slower_and_a_cap_counts_once() -> None:
+    """Steps are longer by the clock at most. On Blackwell a part of a cap counted twice (B200 at half of its watts 1.55, not 1.41 times as long)."""
+    caps = (None, 1000, 990, 750, 600, 500)
+    made = [train("llama-3-8b", "b200-x8", batch=16, seq=4096, power_cap=cap) for cap in caps]
+    took = [one.step.seconds / made[0].step.seconds for one in made]
+    assert took == sorted(took)
+    assert took[1] == 1.0
+    assert all(x * one.deployment.system.device.clock_share <= 1.0 for x, one in zip(took, made, strict=True))
+
+
 def test_the_evidence_says_what_is_predicted(ask: Ask) -> None:
     rows = ask(*LINE, "--json").json()["evidence"]
     by = {row["applies_to"]: row for row in rows}
@@ -74,10 +84,9 @@ def test_512_h100() -> None:
 
 
 def test_better_devices_and_formats_are_never_slower() -> None:
-    base = train("llama-3-8b", "a100-80gb-x8", batch=16, seq=2048, tp=2)
-    better = train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=2)
-    eight = train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=2, dtype="fp8")
-    assert eight.step.seconds < better.step.seconds < base.step.seconds
+    systems = (("a100-80gb-x8", None), ("h100-x8", None), ("h100-x8", "fp8"))
+    steps = [train("llama-3-8b", name, batch=16, seq=2048, tp=2, dtype=dtype).step.seconds for name, dtype in systems]
+    assert steps[2] < steps[1] < steps[0]
 
 
 @pytest.mark.parametrize(
