@@ -144,7 +144,15 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
 
 
 def _of_arrivals(tokens: Rate, in_service: F8, begin: float, drain: float, count: int) -> F8 | str:
-    """Return the edges of the batches between filling and draining, or the reason why there are none."""
+    """Return the edges of the batches between filling and draining, or the reason why there are none.
+
+    Examples
+    --------
+    Filling and four generations of 2 s take 10 s, in which 50 requests come at 5 a second:
+
+    >>> _of_arrivals(lambda times: times, np.full(15, 2.0), 0.0, 3.0, 15)
+    'it has 15 requests, and some 50 would be needed'
+    """
     generation = max(float(in_service.mean()), 1e-9)
     gone = float(np.quantile(in_service, 0.9))
     span = drain - begin

@@ -32,6 +32,7 @@ from opbyte.devices.collectives.plans import (
     plan,
     usual,
 )
+from opbyte.devices.cost import Roof
 from opbyte.devices.link import collective
 from opbyte.devices.ratios import Ratios
 from opbyte.devices.spec import LinkSpec
@@ -130,6 +131,7 @@ def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: flo
         cost = model.cost(op)
         assert cost.seconds == pytest.approx(row.fixed + message / row.bytes)
         assert (cost.compute_s, cost.memory_s) == (0.0, pytest.approx(message / row.bytes))
+        assert model.roof("bf16") == Roof(np.inf, row.bytes, 1.0, 1.0, row.fixed)
 
 
 @given(inside=SIZES, outside=SIZES, copies=st.integers(1, 16), message=st.floats(1.0, 1e9))

@@ -19,6 +19,7 @@ REFERENCES = {
     "test_prefix_cache.py": "not sglang and not resume and not system_prompt",
     "test_scheduler.py": "test_same_schedule and (llama-3-8b-h100-x1 or windowed-h100-x1)",
     "test_composed.py": "reference",
+    "test_disaggregation.py": "two_queues",
     "test_kv_tiers.py": "llama-3-8b-h100-x1-uniform or larger or never_cheaper",
 }
 """Files, and which of their tests are quick."""

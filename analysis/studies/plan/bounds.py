@@ -197,7 +197,16 @@ def served(share: str, count: int) -> tuple[int, float]:
 
 
 def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
-    """Return the limit that even requests served one at a time exceed, as text; empty if there is none."""
+    """Return the limit that even requests served one at a time exceed, as text; empty if there is none.
+
+    Examples
+    --------
+    >>> one, least = RequestBlock(*np.array([[0], [0], [100], [2]])), Least(0.0, 1e-3, 0.0, {}, 1, 1)
+    >>> _lone(least, one, {"ttft_p99": 0.1})
+    ''
+    >>> _lone(least, one, {"ttft_p99": 0.09})
+    'ttft p99 is at least 0.1 s at nominal rates, of one request at a time (0.09 s allowed)'
+    """
     first = block.input_tokens * least.lone_s / least.stages
     gap = least.pass_s + least.keys_s(block.input_tokens)
     gaps = block.output_tokens - 1
