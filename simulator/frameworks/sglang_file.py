@@ -146,7 +146,7 @@ def _degree(keys: Keys, of: str) -> int:
     short = f"{'p' if of == 'pipeline' else of[0]}p_size"
     long = f"{of}_parallel_size"
     if keys.values.get(short) is not None and keys.values.get(long) is not None:
-        raise SpecError(keys.path, f"{short}: {long} says the same; give one")
+        raise SpecError(keys.path, f"{short}: cannot be combined with {long}, which sets the same; remove one")
     return keys.count(short if keys.values.get(short) is not None else long, 1)
 
 

@@ -150,7 +150,8 @@ class SglangLimits:
             cache = replace(cache, state_slots=stored)
             if slots // state_bytes < 1:
                 raise CapacityError(
-                    "mamba_full_memory_ratio", f"{slots} states fit a device, a request needs {state_bytes}"
+                    "mamba_full_memory_ratio",
+                    f"memory for {slots} states, but a request needs {state_bytes}; raise it or max_mamba_cache_size",
                 )
             if most is None or slots // state_bytes < most:
                 most, why = slots // state_bytes, f"state cache: {slots:,} states, {state_bytes} a request"

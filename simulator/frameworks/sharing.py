@@ -11,7 +11,7 @@ from ...workloads.errors import InputError, SpecError, nearest
 if TYPE_CHECKING:
     from .keys import Keys
 
-PLACED_ONCE = "experts are placed once, by the loads that --routing expects in the long run, and stay there"
+PLACED_ONCE = "experts are placed once, by the long-run loads of --routing, and are not moved during a run"
 """Reason why the frequency of the engine's rebalancing has no effect in a simulation."""
 
 
@@ -89,7 +89,7 @@ def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:
     """
     for key, now in old.items():
         if keys.values.get(key) is not None:
-            raise SpecError(keys.path, f"{key}: is {now} now")
+            raise SpecError(keys.path, f"{key}: has been renamed; use {now}")
 
 
 def needs(keys: Keys, key: str, other: str) -> SpecError:

@@ -136,7 +136,7 @@ def _policy(
 CONNECTOR = "OffloadingConnector"
 """What `kv_offloading_size` sets up with backend native (VllmConfig._post_init_kv_transfer_config in
 vllm/config/vllm.py): blocks are copied as they are computed, and loaded whenever they are found."""
-OTHERS = "only vLLM's own host memory tier is supported; use --kv-tiers for others, pools for transfers"
+OTHERS = "for other tiers use --kv-tiers; for KV transfers use --prefill and --decode"
 
 
 def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
@@ -160,13 +160,16 @@ def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
                 keys.path, f"kv_transfer_config.kv_connector: must be {CONNECTOR}, not {connector!r}: {OTHERS}"
             )
         if size:
-            raise SpecError(keys.path, "kv_transfer_config: kv_offloading_size says the same; give one")
+            raise SpecError(
+                keys.path,
+                "kv_transfer_config: cannot be combined with kv_offloading_size, which sets the same; remove one",
+            )
         extra = moved.part("kv_connector_extra_config")
         extra.refuse_unsimulated("vllm", "kv_connector_extra_config")
         size = float(extra.count("cpu_bytes_to_use", 0, 1 << 60, 0))
         if not size:
             where = "kv_transfer_config.kv_connector_extra_config.cpu_bytes_to_use"
-            raise SpecError(keys.path, f"{where}: is missing; bytes of the host's memory are required")
+            raise SpecError(keys.path, f"{where}: is missing; set it to the bytes of host memory for KV blocks")
     return TierSettings((KvTier("host", size, 0.0, 0.0, "file"),)) if size else None
 
 
@@ -195,18 +198,22 @@ def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
         method = "ngram" if model == "ngram" else "draft_model"
     if method not in METHODS:
         known = nearest(method, METHODS) if method else f"; known: {', '.join(METHODS)}"
-        what = f"unknown method {method!r}" if method else "is missing, as is model"
+        what = f"unknown method {method!r}" if method else "is missing (model is missing too)"
         raise SpecError(keys.path, f"speculative_config.method: {what}{known}")
     if section.values.get("num_speculative_tokens") is None:
-        raise SpecError(keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is required")
+        raise SpecError(
+            keys.path, "speculative_config.num_speculative_tokens: is missing; set the number of draft tokens per step"
+        )
     tokens = section.count("num_speculative_tokens", 1, MOST_DRAFTS)
     if METHODS[method] == "draft" and not model:
-        raise SpecError(keys.path, "speculative_config.model: is missing; draft_model needs one")
+        raise SpecError(
+            keys.path, "speculative_config.model: is missing; method draft_model needs the name of a draft model"
+        )
     split = section.count("draft_tensor_parallel_size", tp)
     if split != tp:
         raise SpecError(
             keys.path, "speculative_config.draft_tensor_parallel_size: must be "
-            f"tensor_parallel_size ({tp}), as the model is split, not {split}",
+            f"equal to tensor_parallel_size ({tp}), not {split}",
         )  # fmt: skip
     return DraftChoice(METHODS[method], model if METHODS[method] == "draft" else "", tokens)
 

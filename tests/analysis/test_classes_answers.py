@@ -85,8 +85,8 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
     ("options", "part"),
     [
         ({"policy": "sglang+vtc"}, "has one queue"),
-        ({"policy": "sglang+priority"}, "has one queue: no bounds of classes"),
-        ({"policy": "vllm+shortest-prompt"}, "no bounds of classes"),
+        ({"policy": "sglang+priority"}, "has one queue for all classes: remove max_waiting"),
+        ({"policy": "vllm+shortest-prompt"}, "has one queue for all classes: remove max_waiting"),
         ({"closed_loop": 4, "rate": None}, "max_waiting and max_wait need open-loop arrivals"),
         ({"turns": 2.0}, "max_waiting and max_wait need open-loop arrivals"),
         ({"classes": "a:max_waiting=0"}, "rejects every request"),

@@ -76,7 +76,7 @@ def test_keys_of_vllm(tmp_path: Path) -> None:
     [
         ({"kv_offloading_size": 8, "kv_offloading_backend": "lmcache"}, "kv_offloading_backend: must be native"),
         ({"kv_transfer_config": {"kv_connector": "NixlConnector"}}, "must be OffloadingConnector"),
-        ({"kv_transfer_config": OWN, "kv_offloading_size": 8}, "says the same"),
+        ({"kv_transfer_config": OWN, "kv_offloading_size": 8}, "kv_offloading_size, which sets the same"),
         ({"kv_transfer_config": {"kv_connector": "OffloadingConnector"}}, "cpu_bytes_to_use: is missing"),
         ({"engine": "sglang", "enable_hierarchical_cache": True}, "enable_hierarchical_cache.*--kv-tiers"),
     ],

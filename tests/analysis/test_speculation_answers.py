@@ -109,7 +109,7 @@ BAD = {
     "no drafts": (("--acceptance", "0.5"), "needs --speculative"),
     "method": (("--speculative", "medusa:2"), "unknown speculator; known: draft, eagle, mtp, ngram"),
     "no heads": (("--speculative", "mtp:1", "--acceptance", "0.5"), "has no multi-token-prediction heads"),
-    "no column": (("--speculative", "eagle:2", "--trace", "requests.csv"), "request 1 has no acceptance"),
+    "no column": (("--speculative", "eagle:2", "--trace", "requests.csv"), "request 1 of the trace has no value"),
 }
 
 
@@ -147,7 +147,7 @@ def test_engine_files_ask_for_speculation(ask: Ask, tmp_path: Path) -> None:
         ("method", "medusa", "speculative_config.method: unknown method 'medusa'"),
         ("num_speculative_tokens", None, "num_speculative_tokens: is missing"),
         ("num_speculative_tokens", -1, "num_speculative_tokens: must be a whole number"),
-        ("draft_tensor_parallel_size", 4, "must be tensor_parallel_size (1)"),
+        ("draft_tensor_parallel_size", 4, "must be equal to tensor_parallel_size (1)"),
         ("disable_by_batch_size", 8, "disable_by_batch_size: must be left out"),
     ):
         file.write_text(json.dumps({"speculative_config": config | {key: value}}))

@@ -247,7 +247,10 @@ def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
             "model: {tensor_parallel_size: 2}",
             "model.tensor_parallel_size: unknown key; did you mean 'tensor_model_parallel_size'",
         ),
-        ("model: {moe_token_dropping: true}", "model.moe_token_dropping: must be false: no token is dropped"),
+        (
+            "model: {moe_token_dropping: true}",
+            "model.moe_token_dropping: must be false: dropping of tokens is not simulated",
+        ),
         ("model: {cp_comm_type: a2a+p2p}", "model.cp_comm_type: unknown 'a2a+p2p'"),
         ("training: 3", "training: must be an object, not 3"),
         (

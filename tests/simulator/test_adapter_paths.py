@@ -136,7 +136,7 @@ def test_experts_of_a_model_keep_no_adapters() -> None:
         (lambda: with_adapters(LATENT, Tenants(1, 8, 1)), "no matrices"),
         (
             lambda: deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=2, dp=2, adapters=Tenants(4, 8, 4)),
-            "cannot be combined with ranks that share experts",
+            "cannot be combined with data-parallel ranks that share experts",
         ),
     ],
 )

@@ -211,7 +211,7 @@ def test_start_up_reads_the_weights_and_starts_the_engine() -> None:
     assert disk is not None
     weights = d.memory(np.inf).weights
     assert start_up_s(d) == pytest.approx(weights / disk.bandwidth_bytes_per_s + ENGINE_START_S)
-    with pytest.raises(InputError, match="give start=SECONDS"):
+    with pytest.raises(InputError, match="add start=SECONDS"):
         start_up_s(small("llama-3-8b", "duplex-gpu-x1"))
 
 
@@ -235,7 +235,7 @@ def test_it_goes_with_neither_replicas_nor_two_pools() -> None:
         scaled_fleet(None, "1:2,by=kv:1", 2)
     fleet = scaled_fleet(None, "1:2,by=kv:0.5,start=1", None)
     assert fleet.replicas == 2
-    with pytest.raises(InputError, match="not split; the pools"):
+    with pytest.raises(InputError, match="separate pools"):
         run_of(small("llama-3-8b", "duplex-split-x4"), stream(), fleet)
 
 

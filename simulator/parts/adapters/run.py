@@ -218,8 +218,8 @@ def load_seconds(deployment: Deployment) -> float:
     if needed > host.capacity_bytes:
         raise CapacityError(
             deployment.system.name,
-            f"{tenants.adapters} adapters need {needed / 2**30:.1f} GiB of a device's share of the "
-            f"host's memory, {host.capacity_bytes / 2**30:.1f} GiB available",
+            f"{tenants.adapters} adapters need {needed / 2**30:.1f} GiB of host memory per device, "
+            f"{host.capacity_bytes / 2**30:.1f} GiB available",
         )
     return host.latency_s + size / host.bandwidth_bytes_per_s
 

@@ -82,4 +82,4 @@ def adapted(tenants: Tenants, model: ModelSpec) -> tuple[ModelSpec, str]:
 def check_adapters(_: Tenants, deployment: Deployment) -> None:
     """Refuse adapters on data-parallel ranks that run in lock-step."""
     if deployment.lockstep:
-        raise InputError("--adapters", "cannot be combined with ranks that share experts; use --dp 1")
+        raise InputError("--adapters", "cannot be combined with data-parallel ranks that share experts; use --dp 1")

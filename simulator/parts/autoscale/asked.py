@@ -60,7 +60,7 @@ class Autoscale:
             raise InputError(OPTION, f"{reason}{self.least}:{self.most}")
         if self.by is None and self.decides:
             known = ", ".join(SCALERS)
-            raise InputError(OPTION, f"needs by=RULE:TARGET, with a rule of {known}")
+            raise InputError(OPTION, f"needs by=RULE:TARGET; the rules are {known}")
         if self.by is not None and self.by not in SCALERS:
             reason = f"unknown rule {self.by!r}{nearest(self.by, SCALERS)}"
             raise InputError(OPTION, reason)
@@ -122,7 +122,7 @@ def parse_autoscale(text: str) -> Autoscale:
     for part in rest:
         key, equals, value = part.partition("=")
         if key not in keys or not equals:
-            reason = f"{part!r} is not KEY=VALUE with a key of {', '.join(keys)}"
+            reason = f"{part!r} must be KEY=VALUE; the keys are {', '.join(keys)}"
             raise InputError(OPTION, f"{reason}{nearest(key, keys)}")
         if key in given:
             raise InputError(OPTION, f"{key} is given twice")

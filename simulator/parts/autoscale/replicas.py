@@ -51,7 +51,7 @@ def _read_s(deployment: Deployment, weights: float) -> float:
     device = deployment.system.device
     rates = [tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None]
     if not rates:
-        reason = f"{device.name} has neither disk nor host_memory to read weights from: give start=SECONDS"
+        reason = f"{device.name} loads its weights at an unknown rate (no disk or host_memory in its file); add start=SECONDS"
         raise InputError("--autoscale", reason)
     return weights / min(rates)
 

@@ -51,7 +51,7 @@ def _wants(rule: Rule) -> None:
     """Refuse a rule that does not return a number of replicas."""
     wanted = rule(Seen(2, 2, 4, 4, 1.0, np.ones(3)), 1.0)
     if not np.isfinite(wanted):
-        raise InputError("what it wants", f"must be a number of replicas, not {wanted!r}")
+        raise InputError("result of the rule", f"must be a finite number of replicas, not {wanted!r}")
 
 
 SCALERS: Registry[Rule] = Registry("autoscaler", described=True, check=_wants)

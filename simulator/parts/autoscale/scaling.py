@@ -281,7 +281,7 @@ def of_run(driver: Driver) -> Scalers | None:
     """
     pools, autoscale = driver.pools, driver.asked.fleet.autoscale
     if autoscale is not None and pools.decode:
-        reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
+        reason = "cannot be combined with separate pools; with --decode use --prefill-autoscale and --decode-autoscale"
         raise InputError(OPTION, reason)
     scales = pools.scales if pools.decode else (autoscale, None)
     return Scalers(driver, scales) if any(scale is not None for scale in scales) else None
@@ -303,5 +303,7 @@ def scaled_fleet(fleet: Fleet | None, text: str, replicas: int | None) -> Fleet:
     """
     scaled = parse_autoscale(text)
     if replicas is not None:
-        raise InputError("--replicas", f"cannot be combined with {OPTION}, which says how many there are")
+        raise InputError(
+            "--replicas", f"cannot be combined with {OPTION}, which sets the number of replicas; remove one"
+        )
     return replace(fleet or Fleet(), replicas=scaled.most, autoscale=scaled)

@@ -67,13 +67,15 @@ def laned(
         return policy, None
     if order == "priority" and isinstance(policy.rules, SglangRules):
         if bounded(stream):
-            raise InputError(f"--policy {policy.name}", "has one queue: no bounds of classes")
+            raise InputError(
+                f"--policy {policy.name}", "has one queue for all classes: remove max_waiting and max_wait"
+            )
         return policy, None  # which keeps its queue in order by itself
     if policy.rules is not None or policy.prompts_alone or policy.holds_back:
-        reason = "has one queue: no order by priority or tenant, no bounds of classes"
+        reason = "has one queue: remove +priority or +vtc, and max_waiting and max_wait of --classes"
         raise InputError(f"--policy {policy.name}", reason)
     if policy.order and not order:
-        raise InputError(f"--policy {policy.name}", "sorts one queue: no bounds of classes")
+        raise InputError(f"--policy {policy.name}", "has one queue for all classes: remove max_waiting and max_wait")
     most = tuple(c.max_waiting if alone else None for c in stream.classes)
     waits = tuple(c.max_wait if alone else None for c in stream.classes)
     return policy, LaneRules(order, most, waits)

@@ -141,7 +141,7 @@ class LaneBook:
         count = len(self.numbers)
         if count > MOST_LANES:
             what = "tenants" if self.rules.order == "vtc" else "priorities and classes"
-            reason = f"has more than {MOST_LANES:,} {what}, the maximum of an engine"
+            reason = f"has more than {MOST_LANES:,} {what}, the maximum per engine"
             raise InputError("the workload", reason)
         if count > len(lanes.keys):
             ranks, have = lanes.rows.shape[:2]

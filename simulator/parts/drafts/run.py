@@ -106,8 +106,8 @@ def acceptance_of(block: RequestBlock, speculation: Speculation) -> npt.NDArray[
         i = int(bad.argmax())
         raise InputError(
             RATES,
-            f"is needed with {OPTION} {speculation.asked}: request {block.request_id[i]} has no "
-            "acceptance in its trace",
+            f"is needed with {OPTION} {speculation.asked}: request {block.request_id[i]} of the trace has no "
+            "value in column acceptance",
         )
     return np.repeat(rates[:, None], speculation.tokens, axis=1)
 

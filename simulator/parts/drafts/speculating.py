@@ -74,10 +74,10 @@ def _check(deployment: Deployment, asked: DraftChoice) -> None:
     """Refuse deployments for which speculative decoding is not supported."""
     where = f"{OPTION} {asked}"
     if deployment.model.front is not None:
-        raise InputError(where, f"{deployment.model.name} takes images: it decodes no tokens")
+        raise InputError(where, f"{deployment.model.name} encodes images and generates no tokens; remove it")
     for wrong, what in (
         (deployment.system.mapping.separate, f"processors that are separate devices, {deployment.system.name}"),
-        (bool(deployment.kernels), "kernel tables (--kernels), whose decodes have one token"),
+        (bool(deployment.kernels), "kernel tables (--kernels), which have one token per decode"),
     ):
         if wrong:
             raise InputError(where, f"is not simulated with {what}")
@@ -99,8 +99,8 @@ def _beside(deployment: Deployment, model: ModelSpec, asked: DraftChoice, routin
     if made.ranks != deployment.ranks:
         raise InputError(
             f"{OPTION} {asked}",
-            f"is not simulated on {deployment.ranks} ranks that share experts, where the draft has none "
-            f"({deployment.layout.degrees}); mtp and ngram are, or --dp 1",
+            f"needs a draft model with experts on {deployment.ranks} ranks that share experts "
+            f"({deployment.layout.degrees}); use mtp, ngram or --dp 1",
         )
     return made
 
@@ -119,8 +119,8 @@ def rates_needed(asked: DraftChoice) -> InputError:
     """Return the error of speculative decoding without acceptance rates."""
     return InputError(
         RATES,
-        f"is needed with {OPTION} {asked}: {asked.tokens} comma-separated chance{'s' * (asked.tokens != 1)}, "
-        "as measured on requests like yours; OpByte knows no model's rates",
+        f"is needed with {OPTION} {asked}: {asked.tokens} acceptance rate{'s' * (asked.tokens != 1)} from 0 to 1, "
+        "comma-separated, from measurements; OpByte cannot predict them",
     )
 
 
@@ -154,7 +154,7 @@ def drafted(
     asked = own if options.speculative is None else read_asked(options.speculative)
     if asked is None:
         if options.acceptance is not None:
-            raise InputError(RATES, f"needs {OPTION}, such as mtp:2: nothing is drafted")
+            raise InputError(RATES, f"needs {OPTION} too, such as mtp:2")
         return deployment
     rates = None if options.acceptance is None else read_rates(options.acceptance)
     if rates is None and asked.tokens and not traced:

@@ -40,7 +40,7 @@ def check_images(scenario: Scenario) -> None:
     if work.images is None and work.trace is None:
         for name in ("image_size", "encoder_cache_hits"):
             if getattr(work, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')}", "needs --images N, of each request")
+                raise InputError(f"--{name.replace('_', '-')}", "needs --images N (images per request)")
 
 
 def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
@@ -56,7 +56,7 @@ def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
         return read_size(text)
     if not tower.fixed or tower.tiles:
         raise InputError(
-            "--images", f"needs --image-size too, such as 1920x1080: tokens of {name}'s images follow from their pixels"
+            "--images", f"needs --image-size too, such as 1920x1080; it determines the tokens of an image for {name}"
         )
     return PLAIN
 

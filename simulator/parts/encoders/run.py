@@ -94,7 +94,9 @@ def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec
     if spec.front is not None:
         alone, length, tokens = spec, spec.front.patches, spec.front.tokens
     elif spec.tower is None:
-        raise InputError("--encoder", f"{spec.name} takes tokens, not images")
+        raise InputError(
+            "--encoder", f"{spec.name} takes tokens, not images; use an image encoder such as clip-vit-l14-336"
+        )
     elif size is None:
         raise InputError("--encoder", f"needs --image-size WxH too, for the tower of {spec.name}")
     else:
