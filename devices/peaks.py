@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..workloads.errors import SpecError
-from ..workloads.numerics import BITS
+from ..workloads.numerics import BITS, WEIGHT_ONLY
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8_block": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -28,6 +28,22 @@ def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[
         fp16 = (spec.peak_op_per_byte or 0.0) * bandwidth
     # Half-width operands double the rate of the same multipliers (Duplex: INT8/FP8 peak doubles).
     return {name: fp16 * min(16.0 / width, 2.0) for name, width in WIDTH.items()}
+
+
+def lacking(device: DeviceSpec) -> tuple[str, ...]:
+    """Return the formats of `WEIGHT_ONLY` that no processor with stated rates multiplies.
+
+    Examples
+    --------
+    >>> from opbyte.devices.catalog import load_device
+    >>> lacking(load_device("h100")[0]), lacking(load_device("a100")[0])
+    (('fp4',), ('fp4', 'fp8', 'fp8_block'))
+    """
+    given = [p.peak_flops_per_s for p in device.processors.values() if p.peak_flops_per_s is not None]
+    known = {name for peaks in given for name in peaks}
+    if "fp8" in known:
+        known.add("fp8_block")
+    return tuple(name for name in WEIGHT_ONLY if given and name not in known)
 
 
 def all_formats(given: Mapping[str, float], where: str) -> dict[str, float]:

@@ -24,6 +24,11 @@ COMPUTE: dict[str, str] = {
 }  # fmt: skip
 """Arithmetic format of matmuls for weight formats that are converted before the matmul (weight-only formats)."""
 
+WEIGHT_ONLY = ("fp4", "fp8", "fp8_block")
+"""Formats whose weights engines convert to 16 bits before a product where the device cannot multiply them: Marlin on
+NVIDIA's GPUs (``w8a16``, ``w4a16``: vllm/model_executor/layers/quantization/utils/marlin_utils_fp8.py and _fp4.py in
+vllm-project/vllm), Petit on AMD's."""
+
 Parts = tuple[tuple[str, float, float], ...]
 """Parts of a weight group: number format, bits per weight, and share of the group's weights."""
 WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")
@@ -51,12 +56,15 @@ class Numerics:
         Storage of a checkpoint's groups with several formats, or with special scales: of each part its format, bits per
         weight and share of the weights. The first, largest, is `weights`'s, which sets the format of the group's
         matmuls; a group with a changed format is not looked up here.
+    lacks : tuple of str
+        Formats of `WEIGHT_ONLY` that the device has no arithmetic for.
     """
 
     default: str = "bf16"
     weights: tuple[tuple[str, str], ...] = ()
     kv: str = "bf16"
     stored: tuple[tuple[str, Parts], ...] = ()
+    lacks: tuple[str, ...] = ()
     _by_group: dict[str, str] = field(init=False, repr=False, compare=False)
     _bytes: dict[str, float] = field(init=False, repr=False, compare=False)
 
@@ -87,7 +95,8 @@ class Numerics:
     def compute(self, group: str) -> str:
         """Return the arithmetic format of matmuls with the weights of a group."""
         name = self.weight_format(group)
-        return COMPUTE.get(name, name)
+        name = COMPUTE.get(name, name)
+        return self.default if name in self.lacks else name
 
     @property
     def act_bytes(self) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from ...devices.checks import doubts
+from ...devices.peaks import lacking
 from ...devices.power.cap import cap_texts
 from ...devices.spec import DeviceSpec
 from ...simulator.engine.kv import kv_rules, sequence_bytes
@@ -130,16 +132,16 @@ def _cut(scenario: Scenario, run: Run) -> list[str]:
 
 
 def _without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> list[str]:
-    """Warn about devices that lack arithmetic for the model's 4-bit formats.
+    """Say which devices convert the model's 4-bit weights to 16 bits: some engines cannot load them there.
 
-    vLLM and SGLang multiply such weights in 16 bits, with Marlin on NVIDIA's GPUs and Petit on AMD's, or not at all.
+    vLLM and SGLang have Marlin for it on NVIDIA's GPUs and Petit on AMD's; TensorRT-LLM has nothing.
     """
-    groups = [group for group in ("attention", "ffn", "experts") if numerics.compute(group) == "fp4"]
+    groups = [group for group in ("attention", "ffn", "experts") if replace(numerics, lacks=()).compute(group) == "fp4"]
     return [
-        f"{device.name} has no FP4 arithmetic: {numerics.weight_format(groups[0])} is computed at the next wider rate "
-        "here; engines multiply such weights in 16 bits (Marlin, Petit) or cannot load them"
+        f"{device.name} has no FP4 arithmetic: {numerics.weight_format(groups[0])} weights are multiplied in 16 bits, "
+        "as Marlin and Petit do; some engines cannot load them"
         for device in devices
-        if groups and not any("fp4" in (p.peak_flops_per_s or ("fp4",)) for p in device.processors.values())
+        if groups and "fp4" in lacking(device)
     ]
 
 

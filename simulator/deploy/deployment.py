@@ -14,6 +14,7 @@ from ...devices.collectives.plans import Timed
 from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
+from ...devices.peaks import lacking
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
@@ -278,6 +279,7 @@ def deploy(
                 joint=joint, short_dense=short_dense, alone=alone, **parts,
             ) for side in system.pools())  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
+    model = replace(model, numerics=replace(model.numerics, lacks=lacking(system.device)))
     model, popularity = _adapted(model, given)
     sender = frameworks.get("all_to_all", "").partition("@")[0]
     layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), model, system, exchange, all_to_all, sender)

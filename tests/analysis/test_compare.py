@@ -181,3 +181,22 @@ def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
 def test_boards_are_listed(ask: Ask) -> None:
     names = ask("list", "devices", "--json").json()["names"]
     assert {"zcu104", "zcu102", "u280", "u55c", "vck190"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "framework"),
+    [
+        ("h100", "nvfp4", "trtllm"),
+        ("mi300x", "nvfp4", "trtllm"),
+        ("l40s", "mxfp4_fp4", "vllm"),
+        ("a100", "fp8", "vllm"),
+    ],
+)
+def test_weights_in_a_format_that_a_device_lacks_are_multiplied_in_16_bits(
+    device: str, dtype: str, framework: str
+) -> None:
+    """No product may exceed the peak of the format it is computed in, and 16-bit weights take as long if they fit."""
+    options = {"batch": 0, "prefill": 8192, "framework": framework}
+    op = next(op for op in roofline("llama-3.1-8b", f"{device}-x1", dtype=dtype, **options).ops if op.name == "gate_up")
+    assert op.dtype == "bf16"
+    assert op.flops / op.seconds < load_device(device)[0].processors["xpu"].peak_flops_per_s["bf16"]
