@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from ..workloads.errors import CapacityError, SpecError
+from ..workloads.numerics import Numerics
 from .fpga_engine import EngineSpec, FabricSpec
+from .peaks import lacking
 from .spec import DeviceSpec
 
 INSIDE_TBPS = 60.0
@@ -56,6 +59,20 @@ def doubts(spec: DeviceSpec) -> tuple[str, ...]:
             beyond = f"below {least:g}" if value < least else f"above {most:,g}"
             out.append(f"{spec.name}: {key} {value:,g} is far {beyond}; a slip of the unit?")
     return tuple(out)
+
+
+def without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> list[str]:
+    """Say which devices convert the model's 4-bit weights to 16 bits: some engines cannot load them there.
+
+    vLLM and SGLang have Marlin for it on NVIDIA's GPUs and Petit on AMD's; TensorRT-LLM has nothing.
+    """
+    groups = [group for group in ("attention", "ffn", "experts") if replace(numerics, lacks=()).compute(group) == "fp4"]
+    return [
+        f"{device.name} has no FP4 arithmetic: {numerics.weight_format(groups[0])} weights are multiplied in 16 bits, "
+        "as Marlin and Petit do; some engines cannot load them"
+        for device in devices
+        if groups and "fp4" in lacking(device)
+    ]
 
 
 FILL_LIMITS = {"DSP slices": 0.80, "on-chip bytes": 0.80}

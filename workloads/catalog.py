@@ -104,7 +104,7 @@ def load_model(model: str | Path) -> ModelSpec:
     """
     entry = catalog_entry(model) if isinstance(model, str) else None
     if entry is not None:
-        return model_from_keys(entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source)
+        return _catalog_model(entry.name)
     text = str(model)
     if is_model_path(text) or (isinstance(model, Path) and model.exists()):
         return read_config(model)
@@ -113,6 +113,13 @@ def load_model(model: str | Path) -> ModelSpec:
         close = "; see opbyte list models"
     what = "is neither a model of the catalog nor a config.json or its folder"
     raise InputError(f"{text!r:.80}", what + close)
+
+
+@cache
+def _catalog_model(name: str) -> ModelSpec:
+    """Return the model of an entry, built once: a plan asks for it with every layout."""
+    entry = _read(MODELS / f"{name}.yaml")
+    return model_from_keys(entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source)
 
 
 def _quantised(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from ...devices.catalog import load_system
-from ...devices.spec import SystemSpec
+from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.limits import MAX_MICRO_BATCHES
 from ...simulator.option import chosen
@@ -90,6 +90,11 @@ def compare(
     ------
     InputError
         Unknown names, sizes out of range, no systems.
+
+    Examples
+    --------
+    >>> compare("llama-3-8b", ["tpu-v5e-x4", "tpu-v6e-x4"]).notes
+    ('caches of 48 to 128 MiB: the roofline cost model does not see cache_MiB',)
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
@@ -122,8 +127,19 @@ def compare(
         tokens = spec.front.tokens if spec.front else batch
         mean_queue = tokens * moe.routed.top_k / moe.routed.experts
     return SystemComparison(
-        spec, 0 if what.images else batch, 0 if what.images else context, what.images, mean_queue, rows
-    )
+        spec, 0 if what.images else batch, 0 if what.images else context, what.images, mean_queue, rows,
+        notes=_unseen([system.device for _, system in loaded]),
+    )  # fmt: skip
+
+
+def _unseen(devices: Sequence[DeviceSpec]) -> tuple[str, ...]:
+    """Say that rooflines do not depend on the size of the cache, if devices without kernel models differ in it."""
+    sizes = {
+        d.memory.cache_bytes // 2**20 for d in devices if not (d.kernels or d.calibration) and d.memory.cache_bytes
+    }
+    if len(sizes) < 2:
+        return ()
+    return (f"caches of {min(sizes):g} to {max(sizes):g} MiB: the roofline cost model does not see cache_MiB",)
 
 
 def _experts(

@@ -150,6 +150,7 @@ class SystemComparison(Result):
     mean_queue: float | None
     table: tuple[SystemRow, ...]
     why: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def items(self) -> int:
@@ -163,7 +164,7 @@ class SystemComparison(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(w for row in self.table for w in row.warnings)
+        return (*self.notes, *(w for row in self.table for w in row.warnings))
 
     @property
     def workload(self) -> str:

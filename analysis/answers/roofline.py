@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
-from ...devices.checks import doubts
+from ...devices.checks import doubts, without_arithmetic
 from ...devices.hosts.catalog import host_sources
 from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec
@@ -41,6 +41,7 @@ from .summary import roof_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ...simulator.frameworks.settings import EngineSettings
     from ...simulator.parts.drafts.left import DraftedStep
     from ...simulator.scenario.keywords import StepKeywords
     from .run_interval import Engine
@@ -333,7 +334,7 @@ def roofline(
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
-        (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device),
+        (*_warnings(deployment, how.framework or "", context + deployment.several, prefill), *doubts(where.device),
          *cap_texts(where.device), *_launch_warning(deployment, how.framework or "", batch, prefill, stage.seconds)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
@@ -350,21 +351,26 @@ def _watts(deployment: Deployment, stage: StageCost) -> float:
     return board.idle_W + (work_joules(deployment, stage) + busy) / (stage.seconds * devices)
 
 
+def _settings(deployment: Deployment, framework: str) -> EngineSettings | None:
+    """Return an engine's default settings on a deployment; None without an engine."""
+    from ...simulator.frameworks.engines import ENGINES, LaunchSettings
+
+    name, _, version = framework.partition("@")
+    return ENGINES[name](deployment, LaunchSettings(version=version)) if name in ENGINES else None
+
+
 def _launch_warning(
     deployment: Deployment, framework: str, batch: int, prefill: int, devices_s: float
 ) -> tuple[str, ...]:
     """Return a warning if the host takes longer to launch the step's kernels than the devices take to run them."""
-    if not framework:
+    settings = _settings(deployment, framework)
+    if settings is None:
         return ()
     from ...simulator.engine.host import starting  # compiled code, which a roofline starts without
-    from ...simulator.frameworks.engines import ENGINES, LaunchSettings
     from ...simulator.step.launches import all_launches
     from ...workloads.jit import plainly
 
-    name, _, version = framework.partition("@")
-    if name not in ENGINES:
-        return ()
-    policy = ENGINES[name](deployment, LaunchSettings(version=version)).policy
+    policy = settings.policy
     host_delay = policy.host_delay(all_launches(deployment, policy.calls), deployment.layout.pp, deployment.several)
     tokens = prefill + batch * deployment.several / deployment.layout.dp
     launching_s = plainly(starting)(host_delay, tokens, int(prefill > 0)) * deployment.layout.pp
@@ -375,10 +381,12 @@ def _launch_warning(
     )
 
 
-def _warnings(deployment: Deployment, *lengths: int) -> tuple[str, ...]:
-    out = list(deployment.model.notes)
+def _warnings(deployment: Deployment, framework: str, *lengths: int) -> tuple[str, ...]:
+    """Return the notes and warnings of a model, in the words of simulations."""
+    out = [*deployment.model.notes, *without_arithmetic(deployment.model.numerics, [deployment.system.device])]
+    settings = _settings(deployment, framework)
     try:
-        deployment.memory()
+        deployment.memory(None if settings is None else settings.cache_for(deployment).memory_bytes)
     except InputError as error:
         out.append(str(error))
     if deployment.model.max_position is not None and max(lengths) > deployment.model.max_position:

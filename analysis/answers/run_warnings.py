@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 import numpy as np
 
-from ...devices.checks import doubts
-from ...devices.peaks import lacking
+from ...devices.checks import doubts, without_arithmetic
 from ...devices.power.cap import cap_texts
-from ...devices.spec import DeviceSpec
 from ...simulator.engine.kv import kv_rules, sequence_bytes
 from ...simulator.frameworks.keys import far_version
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
-from ...workloads.numerics import Numerics
 from .summary import overload
 
 ROUND_ROBIN = "round-robin"
@@ -42,7 +36,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
     if run.window.overloaded:
         out.append(overload(run))
     out += _thrash(scenario, run)
-    out += _without_arithmetic(run.deployment.model.numerics, sides.values())
+    out += without_arithmetic(run.deployment.model.numerics, sides.values())
     for system in {d.system.name: d.system for d in run.deployment.pools or (run.deployment,)}.values():
         node = system.device.node_size
         if system.devices_per_node > node:
@@ -129,20 +123,6 @@ def _cut(scenario: Scenario, run: Run) -> list[str]:
         return []
     text = f"approximate: {router} chose within {run.groups} groups of replicas, to which requests were assigned round-robin"
     return [f"{text}; without --groups it looks at all replicas"]
-
-
-def _without_arithmetic(numerics: Numerics, devices: Iterable[DeviceSpec]) -> list[str]:
-    """Say which devices convert the model's 4-bit weights to 16 bits: some engines cannot load them there.
-
-    vLLM and SGLang have Marlin for it on NVIDIA's GPUs and Petit on AMD's; TensorRT-LLM has nothing.
-    """
-    groups = [group for group in ("attention", "ffn", "experts") if replace(numerics, lacks=()).compute(group) == "fp4"]
-    return [
-        f"{device.name} has no FP4 arithmetic: {numerics.weight_format(groups[0])} weights are multiplied in 16 bits, "
-        "as Marlin and Petit do; some engines cannot load them"
-        for device in devices
-        if groups and "fp4" in lacking(device)
-    ]
 
 
 def _too_long(run: Run) -> list[str]:

@@ -74,15 +74,24 @@ def _check_emit(name: str | None) -> None:
         raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {name!r}")
 
 
+def _print_row(row: str) -> None:
+    print(f"opbyte: {visible(row)}", file=sys.stderr, flush=True)
+
+
+def _print_best(searched: Any) -> None:
+    """Print the first layout that meets the SLO; a worker calls this."""
+    from ..studies.plan.words import finished
+
+    _print_row(f"so far, {finished(searched)}")
+
+
 def plan(given: Any) -> None:
     """Make a plan, and print its rows as they are finished."""
     from ..studies.plan import plan
 
     _check_emit(given.emit)
     (out, as_json, options, why, emit), asked = split(given, "out", "as_json", "options", "why", "emit")
-    make = partial(
-        plan, on_row=lambda row: print(f"opbyte: {visible(row)}", file=sys.stderr, flush=True), **asked, **options
-    )
+    make = partial(plan, on_row=_print_row, on_best=_print_best, **asked, **options)
     answer(lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems")
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.records import Records
 from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
@@ -28,6 +27,7 @@ from .kernel_sets import alike, load_set, owner, parents_of
 from .rules import LINKS
 
 I8 = npt.NDArray[np.int64]
+LINK = (HARDWARE.names or ()).index("link_bandwidth")  # its column: fields before it are single numbers
 BASE = 8.0
 SPANS: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"), "norm": ("rows", "cols"), "allreduce": ("bytes", "ranks"),
@@ -226,26 +226,22 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
     timed = _timed(whose, family)
     if not timed:
         return "no measured rows", False
-    constants = hardware(spec)
-    names = HARDWARE.names or ()
-    if any(all(np.allclose(constants[n], h[n], rtol=0.01) for n in names) for h in timed.values()):
+    constants, rows = np.frombuffer(hardware(spec).tobytes()), np.array([*timed.values()])
+    if np.isclose(constants, rows, rtol=0.01).all(axis=1).any():
         return "", True
-    decides = [n for n in names if n != "link_bandwidth" or family in LINKS]
-    near = any(
-        all(np.all(np.maximum(constants[n], h[n]) <= ALIKE * np.minimum(constants[n], h[n])) for n in decides)
-        for h in timed.values()
-    )
-    return f"timed on {', '.join(timed)}, not on this device", near and spec.kernels is not None
+    near = np.maximum(constants, rows) <= ALIKE * np.minimum(constants, rows)
+    near[:, LINK] |= family not in LINKS
+    return f"timed on {', '.join(timed)}, not on this device", bool(near.all(axis=1).any()) and spec.kernels is not None
 
 
 @cache
-def _timed(whose: str, family: str) -> dict[str, Records]:
-    """Return the catalog devices with rows of a family in a set, and their constants."""
+def _timed(whose: str, family: str) -> dict[str, F8]:
+    """Return the catalog devices with rows of a family in a set, and their constants in the order of `HARDWARE`."""
     from ..catalog import fitted_devices, load_device
 
     specs = (load_device(device)[0] for device in fitted_devices())
     return {
-        spec.name: hardware(spec)
+        spec.name: np.frombuffer(hardware(spec).tobytes())
         for spec in specs
         if family in spec.calibration and (spec.kernels == whose or parents_of(family).get(str(spec.kernels)) == whose)
     }

@@ -79,14 +79,14 @@ def block_tiled(shape: Shape, cores: Cores, clock: float, overlap: float, tile: 
     """
     rows = tile if tile > 0.0 else FLAT if shape.m <= FLAT else WIDE
     m, n, steps, best = shape.m, shape.n, ceil_div(shape.k, DEPTH), np.inf
-    for i in range(len(WIDTHS)):
+    for i in range(len(WIDTHS) - 1, -1, -1):  # wide tiles first: they are the best ones of large products
         columns = tile if tile > 0.0 else WIDTHS[i]
         math_s = max(2.0 * rows * columns * DEPTH / cores.rate, STEP_CLOCKS / clock)
         load_s = (min(m, rows) + min(n, columns)) * DEPTH / cores.draw
-        step_s = soft_max(math_s, load_s, overlap)
         store_s = STORE_CLOCKS / clock * rows * columns / (WIDE * WIDE)
         waves = ceil_div(shape.batch * ceil_div(m, rows) * ceil_div(n, columns), cores.number)
-        best = min(best, waves * (steps * step_s + store_s + cores.fill_s))
+        if waves * (steps * max(math_s, load_s) + store_s + cores.fill_s) < best:  # else no need for the powers
+            best = min(best, waves * (steps * soft_max(math_s, load_s, overlap) + store_s + cores.fill_s))
         if tile > 0.0:
             break
     return float(best)

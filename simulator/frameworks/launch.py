@@ -208,6 +208,8 @@ class Room:
         Part of a device's memory for weights and cache, or of what weights leave of it, as the engine counts.
     modelopt : bool
         Whether the device is NVIDIA's, see `checkpoint_of`.
+    whose : str
+        Checkpoint whose code a folder of weights carries, if it is not the one that is named.
     """
 
     own: str = "bf16"
@@ -215,6 +217,7 @@ class Room:
     sequences: int | None = None
     share: float | None = None
     modelopt: bool = True
+    whose: str = ""
 
 
 ROOMS = {
@@ -253,7 +256,7 @@ def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | N
         options["dtype"] = SIXTEEN[weights]
     sizes = zip(ROOMS[engine], (room.longest, room.sequences, room.share), strict=True)
     options |= {key: x for key, x in sizes if x is not None and key not in options}
-    if model.startswith(tuple(read_yaml(OWN_CODE))):
+    if (room.whose or model).startswith(tuple(read_yaml(OWN_CODE))):
         options["trust_remote_code"] = True
     rest: dict[str, Any] = {}
     if engine == "tensorrt-llm":

@@ -7,6 +7,7 @@ compared under one. Rules of the engines: `simulator/frameworks/engines.py`, wit
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from opbyte.devices.catalog import load_device
 from opbyte.simulator.engine.host import LAUNCH_S
 from opbyte.simulator.frameworks.engines import exchange_of
 from opbyte.simulator.frameworks.kernels import kernels_of
-from opbyte.workloads.errors import InputError
+from opbyte.workloads.errors import CapacityError, InputError
 
 WORK = {"closed_loop": 4, "requests": 8, "input_len": 200, "output_len": 8}
 COMPARABLE = [name for name in FRAMEWORKS if name != "measured-blend"]
@@ -115,3 +116,13 @@ def test_a_step_with_a_short_prompt_waits_for_its_launches_in_both_commands() ->
             "qwen3-8b", "h100-x1", framework=framework, closed_loop=1, requests=2, input_len=64, output_len=1
         ).run
         assert ((run.ttft_s.p50 or 0.0) >= launching_s) is waits
+
+
+def test_a_roofline_warns_of_what_a_simulation_refuses() -> None:
+    """The same memory, less what the engine keeps for itself; and FP4 weights on a device without this format."""
+    how: dict[str, Any] = {"framework": "vllm", "dtype": "nvfp4"}
+    no_fp4, too_large = roofline("deepseek-v3", "h100-x1", **how).warnings
+    with pytest.raises(CapacityError) as refused:
+        simulate("deepseek-v3", "h100-x1", rate=1.0, **how)
+    assert str(refused.value) == too_large
+    assert "multiplied in 16 bits" in no_fp4

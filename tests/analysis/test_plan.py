@@ -404,6 +404,7 @@ def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
     assert line.startswith("vllm serve FOLDER --")
     assert "--data-parallel-size 2" in line
     assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in it is known" in line
+    assert " --trust-remote-code " in str(lone.command("moonshotai/Kimi-K2-Instruct", Room("fp8_block")))
 
 
 def test_sglang_drafts_and_whole_blocks_in_start_lines(tmp_path: Path) -> None:

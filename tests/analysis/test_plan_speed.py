@@ -19,6 +19,7 @@ from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.backlog import DRAWS, ROUTED, full_rate, least_rate, sampled
 from opbyte.analysis.studies.plan import best, trial
 from opbyte.analysis.studies.plan.bounds import least_of
+from opbyte.analysis.studies.plan.words import finished
 from opbyte.simulator.results.record import Run
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import Made, deployment_of, run_scenario
@@ -112,7 +113,7 @@ def test_latencies_are_shown_at_the_ends_of_their_interval() -> None:
 
 
 def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finding U5: of a plan's simulations one a system draws all layers; rows come as they are finished."""
+    """Finding U5: of a plan's simulations one a system draws all layers; rows come as they are known, the cheapest memory first."""
     whole: list[int] = []
 
     def counted(scenario: Scenario, made: Made | None = None, **how: Any) -> Run:
@@ -123,9 +124,16 @@ def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(trial, "run_scenario", counted)
     rows: list[str] = []
     given: dict[str, Any] = {"load": 20.0, "goal": "cost", "most_devices": 4, "workers": 1, **WORK}
-    found = plan("qwen3-30b-a3b", "h100-x1,h200-x1", LEVEL, on_row=rows.append, **given)
+    found = plan(
+        "qwen3-30b-a3b",
+        "h100-x1,h200-x1",
+        LEVEL,
+        on_row=rows.append,
+        on_best=lambda s: rows.append(finished(s)),
+        **given,
+    )
     assert sum(whole) == 2 < len(whole)
-    assert [row.split(":")[0] for row in rows] == ["h100-x1", "h200-x1"]
+    assert [row.split(":")[0] for row in rows] == ["h200-x1", "h200-x1", "h100-x1", "h100-x1"]
     whole.clear()
     quick = plan("qwen3-30b-a3b", "h100-x1,h200-x1", LEVEL, quick=True, **given)
     assert sum(whole) == 0
@@ -169,6 +177,7 @@ def test_a_quick_plan_costs_at_most_a_tenth_more(model: str, systems: str, load:
         assert a.chosen is not None
         assert b.chosen is not None
         assert full.task.worth(a.chosen)[0] == pytest.approx(full.task.worth(b.chosen)[0], rel=0.1)
+        assert a.chosen.joules_per_token == pytest.approx(b.chosen.joules_per_token, rel=0.03)  # ties: finding U12
     assert sum(s.simulations for s in quick.searched) < sum(s.simulations for s in full.searched)
     assert "Skipped by --quick: " in str(quick.blocks())
     assert "Skipped by" not in str(full.blocks())

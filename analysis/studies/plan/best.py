@@ -41,7 +41,8 @@ STICKS = 8.0
 Estimates rise with each simulation, so a candidate that was not simulated seems to need fewer devices than it does.
 """
 SURELY_MORE = 1.05
-"""A candidate of equal cost is rejected after a short run if it needs this multiple of the best candidate's energy."""
+"""A candidate of equal cost is rejected after a short run if it needs this multiple of the best candidate's energy;
+in a quick plan, if it needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,13 @@ class Searched:
         return WORST if best is None else best.value
 
 
-def searched_on(task: PlanTask, name: str | Path) -> Searched:
+OnBest = Callable[[Searched], None] | None
+
+
+def searched_on(task: PlanTask, on_best: OnBest, name: str | Path) -> Searched:
     """Search the systems of a name; return the best candidate and the outcome of all others.
+
+    `on_best` is called with the search once its first candidate meets the SLO, which is then `chosen`.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def searched_on(task: PlanTask, name: str | Path) -> Searched:
                     except InputError as error:  # for example, degrees that do not divide the heads or experts
                         refused = refused or error
             searched = Searched(name, tuple(tried), refused=refused)
-            return _searched(task, searched, trials) if tried else searched
+            return _searched(task, searched, trials, on_best) if tried else searched
         finally:
             gc.unfreeze()
 
@@ -146,10 +152,10 @@ def _model(task: PlanTask) -> ModelSpec:
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
+def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Trial], on_best: OnBest) -> Searched:
     """Simulate candidates in the order of their estimates until no other can be better; then confirm the best one."""
     while True:
-        searched = narrowed(searched, partial(_simulated, trials, searched))
+        searched = narrowed(searched, partial(_simulated, trials, searched), on_best)
         best = searched.best
         if best is None or best.best is None:
             return limit_on(searched, trials)
@@ -164,20 +170,24 @@ def _searched(task: PlanTask, searched: Searched, trials: Mapping[Candidate, Tri
     return replace(searched, sure=sure, chosen=chosen, winner=best, outage=outage)
 
 
-def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
+def narrowed(
+    searched: Searched, simulated: Callable[[TriedCandidate, int, Value], Point], on_best: OnBest = None
+) -> Searched:
     """Simulate candidates until none left can be better; return the search with their number of simulations.
 
     `simulated` returns the point of a candidate with a number of replicas; the point fails if it is not below a bar.
+    Candidates of equal cost follow in the order of the energy in their last run, so that the first rejects most.
     """
     count = searched.simulations
     deep: TriedCandidate | None = None
     fewest = min((t.least for t in searched.left(WORST)), default=WORST)
-    quick = bool(searched.tried) and narrows(searched.tried[0].task)
     while True:
         bar = searched.bar
         cheaper = *bar[:-1], 0.0  # ignores energy, the tie-breaker
-        strict = cheaper if (quick and bar != WORST) or searched.left(cheaper) else bar
-        left = searched.left(strict)
+        left, strict = searched.left(cheaper), cheaper
+        if not left:
+            left, strict = searched.left(bar), bar
+            left = left if bar == WORST else sorted(left, key=_last_joules)[:1]
         if not left:
             return replace(searched, simulations=count)
         untried = [t for t in left if bar == WORST and not t.points and t.least == fewest]
@@ -191,6 +201,12 @@ def narrowed(searched: Searched, simulated: Callable[[TriedCandidate, int, Value
             first.learn(simulated(first, first.copies(strict), bar))
         except CapacityError as error:
             first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
+        if on_best and bar == WORST and first.best:
+            on_best(replace(searched, chosen=first.best))
+
+
+def _last_joules(tried: TriedCandidate) -> float:
+    return (tried.points[-1].joules_per_token or 0.0) if tried.points else 0.0
 
 
 def _simulated(
@@ -206,7 +222,8 @@ def _simulated(
     tied = task.goal in ("devices", "cost") and bar[:2] == candidate.at(copies)[:2]
     if tied and glances and best is not None and best.best is not None:
         p, other = trial.glance(copies), trials[best.candidate].glance(best.best.copies)
-        if (p.joules_per_token or 0.0) > SURELY_MORE * (other.joules_per_token or float("inf")):
+        more = 1.0 if narrows(task) else SURELY_MORE
+        if (p.joules_per_token or 0.0) > more * (other.joules_per_token or float("inf")):
             return replace(p, missed=BEATEN)
     if candidate.slow is None:
         candidate.slow = trial.slow(candidate.bound.copies or 1)
@@ -214,7 +231,7 @@ def _simulated(
     if shown is not None and task.worth(shown) >= bar:
         return replace(shown, missed=BEATEN)
     p = trial.point(copies, candidate.slow)
-    return p if p.missed or narrows(task) else replace(shown or trial.predicted(copies), missed=())
+    return p if p.missed else replace(shown or trial.predicted(copies), missed=())
 
 
 def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:

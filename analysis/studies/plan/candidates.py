@@ -196,7 +196,9 @@ class Candidate:
         try:
             line = command_line(self.policy, hub_name(model), values, room)
         except InputError as error:
-            line = command_line(self.policy, FOLDER, values, replace(room, own=self.dtype or room.own))
+            line = command_line(
+                self.policy, FOLDER, values, replace(room, own=self.dtype or room.own, whose=hub_name(model))
+            )
             return f"{line}  # {FOLDER}: {error.reason}"
         left = self.start.unsaid(self.policy) if self.start is not None else []
         left += self._unsaid(values)

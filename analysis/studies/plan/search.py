@@ -17,7 +17,7 @@ from ...parallel import OnProgress
 from ...parallel.local import Workers
 from ...parallel.study import Study
 from ..loads import ATTAINMENT, knob_of, names_of, read_level
-from .best import Searched, searched_on
+from .best import OnBest, Searched, searched_on
 from .candidates import choices_of, read_search, systems_of
 from .points import PlanTask, check_goal
 from .result import Plan
@@ -58,6 +58,7 @@ def plan(
     workers: int | None = None,
     progress: OnProgress | None = None,
     on_row: Callable[[str], None] = lambda row: None,
+    on_best: OnBest = None,
     **options: Unpack[PlanKeywords],
 ) -> Plan:
     """Find the best system, layout and policy that meet an SLO at a load.
@@ -94,6 +95,8 @@ def plan(
         Called with (names done, names in all).
     on_row : callable
         Called with a one-line result for each name as soon as it is known.
+    on_best : callable
+        Called in the process of a name's search when its first candidate meets the SLO; it must be picklable.
     **options
         Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy`` and
         ``token_budget`` may be lists or comma-separated texts of values to try. By default, degrees are varied, formats
@@ -135,27 +138,33 @@ def plan(
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
     task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure, quick, outages)
-    return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress, on_row)))
+    return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress, on_row, on_best)))
 
 
 def _searched(
     task: PlanTask, names: Sequence[str | Path], workers: Workers, progress: OnProgress | None,
-    on_row: Callable[[str], None],
+    on_row: Callable[[str], None], on_best: OnBest,
 ) -> list[Searched]:  # fmt: skip
     """Search all names in parallel; each search is independent of the others."""
-    for name in names:
-        systems_of(name)  # refuses what is unknown before anything is simulated
+    ordered = sorted(names, key=partial(_usd_per_byte, task))  # refuses what is unknown before anything is simulated
 
     def print_row(searched: Searched) -> None:
         if searched.tried:  # else its options may be wrong, which the error below says
             on_row(finished(searched))
 
-    searches = Study(partial(searched_on, task), workers=workers).results(names, progress, print_row)
+    searches = Study(partial(searched_on, task, on_best), workers=workers).results(ordered, progress, print_row)
+    searches.sort(key=lambda searched: names.index(searched.name))
     if not any(s.tried for s in searches):
         refused = next((s.refused for s in searches if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
         raise refused or InputError("--systems", f"no layout is possible with {degrees}")
     return searches
+
+
+def _usd_per_byte(task: PlanTask, name: str | Path) -> float:
+    """Return the USD per hour and byte/s of memory bandwidth: the systems that are probably cheapest are simulated first."""
+    system = systems_of(name)[0][1]
+    return (task.usd_per_hour(system, 1) or float("inf")) / system.device.memory.bandwidth_bytes_per_s
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:

@@ -84,7 +84,7 @@ class Trial:
         for measure in (least_rate, full_rate):
             name = measure.__name__
             if name not in self.rates:
-                self.rates[name] = measure(self.asked(), self.deployed())
+                self.rates[name] = measure(self.asked(), self.deployed(False))
             known = self.rates[name]
             if known is not None:
                 yield known.of(copies)

@@ -2,7 +2,7 @@
 
 A quick plan tries layouts with pipeline stages only if no other layout meets the SLO. A layout is dominated, and not
 simulated again, if another layout of the same system has lower latencies with the same number of replicas.
-Candidates of equal cost are not compared by energy. The number of replicas is decided as in a full plan.
+Short runs compare the energy of candidates of equal cost. The number of replicas is decided as in a full plan.
 """
 
 from __future__ import annotations

@@ -106,7 +106,6 @@ def left_out(searched: Sequence[Searched]) -> str:
         skips = [
             f"{far:,} candidates with pipeline stages",
             f"{len(rest) - far:,} others that seem slower or cannot be cheaper",
-            "energy between candidates of equal cost",
             *skips,
         ]
     return f"Skipped by --quick: {', '.join(skips)}."
