@@ -230,7 +230,7 @@ FACTORS = (
     ErrorFactor("an engine version that is not told", "the newest one that was read is simulated; earlier ones take up to a quarter more time. 145 times of 114 runs, nine sources, "
                 "simulated with their version over without", lambda c: float(bool(c.engine) and c.version == UNTOLD), (STEP,)),
     ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
-    ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
+    ErrorFactor("an engine version that may be old", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
     ErrorFactor("SGLang", "its host and its running limits by model", lambda c: float(c.engine == "sglang")),
     ErrorFactor("experts", "router, permutation and grouped products", lambda c: float(bool(c.deployment.experts)), EVERY),
     ErrorFactor("experts without a tuned kernel", "the engine ships no configuration of its Triton kernel for their shape on this device", _untuned_experts),

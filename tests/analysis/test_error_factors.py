@@ -71,7 +71,7 @@ def test_factors_are_those_of_the_deployment() -> None:
     dense = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
     mixture = deploy(load_model("mixtral-8x7b"), load_system("mi300x-x8"), tp=8)
     assert set(amounts(Conditions(dense, None, "vllm", (0, 15)))) == {ANY}
-    assert "an engine version that is old or not told" in amounts(Conditions(dense, None, *engine_named("vllm@0.6.3")))
+    assert "an engine version that may be old" in amounts(Conditions(dense, None, *engine_named("vllm@0.6.3")))
     assert "an engine version that is not told" in amounts(Conditions(dense, None, "vllm", UNTOLD))
     found = amounts(Conditions(mixture, None, *engine_named("sglang@0.5.6")))
     assert {"SGLang", "experts", "devices of other makers than NVIDIA"} <= set(found)
@@ -82,7 +82,7 @@ def test_an_answer_names_what_widens_it() -> None:
     early = simulate("llama-3-8b", "h100-x1", framework="vllm@0.6", **WORK)
     assert known.intervals is not None
     assert early.intervals is not None
-    assert "version that is old" in " ".join(early.intervals.reasons)
+    assert "version that may be old" in " ".join(early.intervals.reasons)
     assert "Wide because: " in early.sure()
     assert early.to_dict()["intervals"]["wide_because"] == list(early.intervals.reasons)
     assert early.intervals.tpot.high / early.intervals.tpot.low > known.intervals.tpot.high / known.intervals.tpot.low
