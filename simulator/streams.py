@@ -99,7 +99,7 @@ class Medium:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.factor <= 1.0:
-            raise InputError(f"medium {self.name}", f"needs a factor above 0 and up to 1, not {self.factor:g}")
+            raise InputError(f"medium {self.name}", f"must have a factor above 0 and at most 1, not {self.factor:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,14 @@ class Graph:
     def __post_init__(self) -> None:
         for i, task in enumerate(self.tasks):
             if not 0.0 <= task.seconds < math.inf:
-                raise InputError(f"task {task.name!r}", f"needs seconds of at least 0, not {task.seconds:g}")
+                raise InputError(
+                    f"task {task.name!r}", f"must have a number of seconds of at least 0, not {task.seconds:g}"
+                )
             for other in task.after:
                 if not 0 <= other < len(self.tasks) or other == i:
-                    raise InputError(f"task {task.name!r}", f"comes after task {other}, which it cannot")
+                    raise InputError(
+                        f"task {task.name!r}", f"waits for task {other}, which is itself or not in the graph"
+                    )
         self._check_order()
 
     def waits(self) -> list[list[int]]:

@@ -441,14 +441,14 @@ def test_two_formats_need_columns_of_their_own() -> None:
         """Azure's columns."""
 
     azure = FORMATS["azure"].columns
-    assert "its columns belong to format 'azure'" in refusal(lambda: request_format("again", azure[::-1])(again))
+    assert "its columns identify format 'azure' already" in refusal(lambda: request_format("again", azure[::-1])(again))
 
 
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ("5,40,40\n1,40,40\n", "its reader gave arrivals that are not in order of time"),
-        ("0,-8,40\n", "its reader gave requests of less than one token"),
+        ("5,40,40\n1,40,40\n", "the reader of this format returned arrivals that are not sorted by time"),
+        ("0,-8,40\n", "the reader of this format returned requests of less than one token"),
     ],
 )
 def test_what_a_reader_gives_is_checked(lines: str, says: str, installed: Outside) -> None:

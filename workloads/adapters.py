@@ -55,12 +55,12 @@ def tenants_of(adapters: int | None, rank: int | None, resident: int | None, pop
                 raise InputError(option, "needs --adapters N, the number of tenants' adapters")
         return None
     if resident is not None and resident > adapters:
-        reason = f"must be at most the {adapters} of --adapters, not {resident}"
+        reason = f"must be at most --adapters ({adapters}), not {resident}"
         raise InputError("--adapters-resident", reason)
     popularity = popularity or "uniform"
     where = f"--adapter-popularity {popularity!r}"
     if popularity.partition(":")[0] not in POPULARITIES:
-        raise InputError(where, "must be uniform or power_law:S")
+        raise InputError(where, "must be uniform or power_law:S, with an exponent S such as 1.2")
     try:
         make_router(popularity, layers=1, experts=1, top_k=1, seed=0, by_request=True)
     except InputError as error:
@@ -84,7 +84,7 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
             return part
         least = min(min(linear.inputs, linear.outputs) for linear in linears_of(part))
         if tenants.rank > least:
-            reason = f"must be at most {least}, the narrow side of a matrix, not {tenants.rank}"
+            reason = f"must be at most {least}, the smaller side of a matrix with adapters, not {tenants.rank}"
             raise InputError("--adapter-rank", reason)
         slots = tenants.resident if tenants.swapped else 0
         return LowRank(adaptable(part), tenants.rank, tenants.adapters, slots)
@@ -94,7 +94,7 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
 
     out = model.map_layers(change)
     if out == model:
-        raise InputError("--adapters", f"{model.name} has no matrices that adapters could join")
+        raise InputError("--adapters", f"{model.name} has no matrices that support adapters; remove the option")
     return out
 
 

@@ -149,7 +149,7 @@ def is_model_path(text: str) -> bool:
 def _read(path: Path) -> CatalogModel:
     tree = load_description(path).tree
     if set(tree) != KEYS or tree["name"] != path.stem or not isinstance(tree["config"], dict):
-        raise SpecError(path, f"must have the file's name and the keys {', '.join(sorted(KEYS))}")
+        raise SpecError(path, f"must be named like its file, and have exactly the keys {', '.join(sorted(KEYS))}")
     numbers = [leaf for leaf in _leaves(tree["config"]) if isinstance(leaf, SourcedNumber)]
     return CatalogModel(
         name=tree["name"],

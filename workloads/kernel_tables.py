@@ -123,16 +123,16 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
         raise InputError(f"--family {family}", f"is not a kernel family{nearest(family, SCHEMAS)}")
     for path in map(Path, paths):
         if path.is_dir() and family is not None:
-            raise InputError(f"--family {family}", f"is for files; {path} is a folder")
+            raise InputError(f"--family {family}", f"cannot be used for a folder ({path}); name a file")
         if path.is_dir():
             paths_found = sorted(p for p in path.glob("*.csv") if _family(p) is not None)
             if not paths_found:
-                raise InputError(path, "holds no kernel tables (*.csv named as a family)")
+                raise InputError(path, "has no kernel tables: files *.csv named like a kernel family, such as gemm.csv")
             out += paths_found
         elif path.is_file():
             if family is None and _family(path) is None:
                 known = nearest(path.stem, [*SCHEMAS, *STEMS])
-                raise InputError(path, f"is not named as a kernel family{known}; or give --family")
+                raise InputError(path, f"does not have the name of a kernel family{known}; rename it or add --family")
             out.append(path)
         else:
             raise InputError(path, "no such file or folder")
@@ -178,7 +178,7 @@ def read_table(
     """Read one file; append the rows that cannot be used to `skipped`."""
     family = family or _family(path)
     if family is None:
-        raise InputError(path, "is not named as a kernel family")
+        raise InputError(path, "does not have the name of a kernel family, such as gemm.csv")
     cells, unread = read_usable(path)
     raw = {name: np.array(column.cells, dtype=object) for name, column in cells.items()}
     line = np.array(next(iter(cells.values())).lines if cells else [], dtype=np.int64)
@@ -227,7 +227,7 @@ def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows:
     lacking = [name for name in names if name not in raw]
     if lacking:
         separator = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
-        text = f"; fields are parted by {separator!r}, not by a comma" if separator else ""
+        text = f"; fields are separated by {separator!r}; use commas" if separator else ""
         return f"lacks the columns {', '.join(lacking)}{text}"
     return "" if rows else "has no rows"
 
@@ -243,7 +243,7 @@ def _left_blank(times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.N
     if not len(blank):
         return []
     others = f" and in {len(blank) - 1:,} more of {len(times):,} rows" if len(blank) > 1 else ""
-    return [(int(line[blank[0]]), f"measured_s is empty here{others}: to be measured yet")]
+    return [(int(line[blank[0]]), f"measured_s is empty here{others}: not measured yet")]
 
 
 HOST_BOUND_S = 9e-4
@@ -255,7 +255,11 @@ def _check_host(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) 
     """Mark rows of wide expert parallelism that measure the host's time."""
     started = (columns["kernel"] == "wide_experts") & (columns["timing"] == "event")
     for i in np.flatnonzero(started & (columns["measured_s"] < HOST_BOUND_S)):
-        _mark(bad, int(i), f"experts started one by one in less than {HOST_BOUND_S * 1e3:g} ms")
+        _mark(
+            bad,
+            int(i),
+            f"kernels of wide experts launched one by one in less than {HOST_BOUND_S * 1e3:g} ms measure the host",
+        )
 
 
 def _check_served(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:

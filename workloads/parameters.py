@@ -83,7 +83,7 @@ class Template:
 def _open(name: str, value: Any, path: Path) -> Formula | Amount:
     where = f"{path}: {PARAMETERS}.{name}"
     if NAME.fullmatch(name) is None or name in UNIT_NAMES:
-        raise SpecError(where, "must have a name that is not a unit")
+        raise SpecError(where, "must have another name, because this is a unit")
     dims, factor = unit_of((name,))
     if isinstance(value, SourcedNumber):
         return Amount(float(value.value) * factor, dims)

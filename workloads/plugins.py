@@ -60,7 +60,7 @@ def _import_all() -> None:
             package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
             raise InputError(
                 f"plug-in {entry.name!r}{package}",
-                f"cannot be loaded from {entry.value} ({reason_of(error)}); mend or uninstall it",
+                f"cannot be loaded from {entry.value} ({reason_of(error)}); repair or uninstall it",
             ) from error
 
 

@@ -68,7 +68,7 @@ class Registry(Generic[T]):
                 raise InputError(f"{self.noun} {name!r}", "is registered twice")
             line = title or first_line(item)
             if self._described and not line:
-                reason = "needs a docstring, whose first line says what it is"
+                reason = "needs a docstring with a first line that describes it"
                 raise InputError(f"{self.noun} {name!r}", reason)
             try:
                 if self._check is not None:

@@ -190,7 +190,7 @@ def _modality(argument: str, layers: int, experts: int, seed: int) -> npt.NDArra
         reason = "needs shares from 0 on, not all 0, such as modality:0.7,0.3"
         raise InputError(f"--routing 'modality:{argument}'", reason)
     if len(shares) != experts:
-        reason = f"has {len(shares)} shares; parts of the model have {experts} experts"
+        reason = f"has {len(shares)} shares, but layers of the model have {experts} experts; give a share for each"
         raise InputError(f"--routing 'modality:{argument}'", reason)
     return np.tile(np.array(shares), (layers, 1))
 
@@ -231,9 +231,9 @@ def check_routing(routing: str) -> None:
     check_known(f"--routing {routing!r}", kind, ROUTINGS, "unknown routing")
     wanted = ARGUMENTS.get(kind)
     if wanted is None and colon:
-        raise InputError(f"--routing {routing!r}", f"{kind} takes nothing after it")
+        raise InputError(f"--routing {routing!r}", f"{kind} has no parameter; remove the text after the name")
     if wanted is not None and not argument:
-        raise InputError(f"--routing {routing!r}", f"write {kind}:{wanted}")
+        raise InputError(f"--routing {routing!r}", f"must be {kind}:{wanted}")
 
 
 def make_router(

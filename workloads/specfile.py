@@ -155,7 +155,7 @@ def _resolve(
     inherited = read_yaml(target)
     below = (*below, path.resolve())
     if target.resolve() in below:
-        raise SpecError(f"{path}: extends", f"{parent!r} leads back to this file")
+        raise SpecError(f"{path}: extends", f"{parent!r} leads back to this file; remove the cycle")
     base = _resolve(inherited, target, find, not_inherited, {}, below)
     return merge({k: v for k, v in base.items() if k not in not_inherited}, tree)
 
@@ -226,7 +226,7 @@ def _source(given: Any, where: str, table: dict[str, str]) -> str | SpecError:
     if isinstance(given, str) and " " in given.strip():
         return given
     text = f"source {given!r} is neither a sentence nor a key of sources{nearest(str(given), table)}"
-    return SpecError(where, f'{text}; write where it stands, or "assumed: why"')
+    return SpecError(where, f'{text}; name the document, or write "assumed: why"')
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
         if isinstance(node, list):
             return tuple(plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node))
         if isinstance(node, Formula):
-            reason = f"'= {node.text}': expressions are for devices and what is inside of them"
+            reason = f"'= {node.text}': expressions are supported only in descriptions of devices"
             raise SpecError(node.where, reason)
         if isinstance(node, SourcedNumber):
             sources[label] = node.source

@@ -138,8 +138,8 @@ def check_rates(asked: DraftChoice, rates: Sequence[float]) -> None:
         raise InputError(
             RATES,
             f"has {len(rates)} value{'s' * (len(rates) != 1)} for the {asked.tokens} "
-            f"draft{'s' * (asked.tokens != 1)} of {asked}: one for each position, the chance that "
-            "it is accepted once those before it are",
+            f"draft{'s' * (asked.tokens != 1)} of {asked}: one for each position, its acceptance rate "
+            "if all drafts before it are accepted",
         )
 
 
@@ -194,7 +194,7 @@ def eagle(model: ModelSpec, argument: str) -> Drafter:
         raise InputError(
             "--speculative eagle",
             f"{model.name} is not a dense decoder, and an EAGLE head's shape for such a model is not in "
-            "its config.json; mtp, draft and ngram are counted",
+            "its config.json; use mtp, draft or ngram",
         )
     layer = replace(last, mixer=replace(last.mixer, window=0))
     joined = Layer(Fusion(model.hidden, norms=0), None, 0, 0, replicated=True)

@@ -30,7 +30,7 @@ def arrivals(images: int, rate: float) -> npt.NDArray[np.float64]:
     """
     check_images(images)
     if not 1e-9 <= rate < 1e9:  # as for requests: beyond, times lose their meaning in float64
-        raise InputError("--rate", f"must be above 0 images per second (1e-09), not {rate:g}")
+        raise InputError("--rate", f"must be at least 1e-09 images per second, not {rate:g}")
     return np.arange(images) / rate
 
 
@@ -71,7 +71,7 @@ def task_sequence(order: str, images: int, tasks: int, seed: int = 0) -> I8:
         given = [int(part) for part in order.split(",")]
     except ValueError:
         known = ("single", "round-robin", "random")
-        reason = f"is not a task order, nor task numbers such as 0,1,1{nearest(order, known)}"
+        reason = f"must be a task order, or task numbers such as 0,1,1{nearest(order, known)}"
         raise InputError(f"--tasks {order!r}", reason) from None
     wrong = [task for task in given if not 0 <= task < tasks]
     if wrong:

@@ -40,9 +40,9 @@ class _Strict(Composer):
         event = self.peek_event()
         where = f"{self.name}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
-            raise SpecError(where, f"reference *{event.anchor}; write the value out")
+            raise SpecError(where, f"references such as *{event.anchor} are not supported; write the value")
         if getattr(event, "tag", None) is not None:
-            raise SpecError(where, f"tag {event.tag!r}; write a plain number or text")
+            raise SpecError(where, f"tags such as {event.tag!r} are not supported; write a plain number or text")
         return super().compose_node(parent, index)
 
 

@@ -312,7 +312,7 @@ def roofline(
     if image_size is not None:
         read_size(image_size)
         if not images:
-            raise InputError("--image-size", "needs --images N, of the prompt")
+            raise InputError("--image-size", "needs --images N, the number of images in the prompt")
     if images:
         model = model if isinstance(model, ModelSpec) else load_model(model)
         prefill += image_tokens(model, images, image_size)

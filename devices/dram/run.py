@@ -71,11 +71,13 @@ def check(memory: DramSpec, run: PatternRun) -> None:
     """
     t = memory.timings
     if run.refresh == "pb" and (t.RFC_PB is None or t.REFI_PB is None):
-        raise InputError(memory.name, "has no RFC_PB and REFI_PB: refresh=pb is not possible")
+        raise InputError(memory.name, "has no timings RFC_PB and REFI_PB, which refresh=pb needs; use refresh=all")
     if run.channels > memory.organisation.channels:
-        raise InputError(f"nch={run.channels}", f"{memory.name} has {memory.organisation.channels} channels")
+        raise InputError(
+            f"nch={run.channels}", f"is too large: {memory.name} has {memory.organisation.channels} channels"
+        )
     if not 10 <= run.length < MOST_REQUESTS:
-        raise InputError(f"requests={run.length}", "must be at least 10 and below 2^40")
+        raise InputError(f"requests={run.length}", "must be a number of requests from 10 to 2^40 - 1")
 
 
 def simulate(memory: DramSpec, run: PatternRun) -> DramResult:

@@ -179,7 +179,7 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
     if pp > len(model.layers):
         raise InputError("--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}")
     if system.mapping.separate:
-        reason = "cannot be combined with processors that are separate devices"
+        reason = "cannot be combined with a system whose processors are separate devices"
         raise InputError("--pp", f"{reason}, as on {system.name}")
     return pp
 
@@ -258,7 +258,7 @@ def shard_model(model: ModelSpec, layout: Layout, copies: Callable[[int], int] |
         try:
             return part.shard_experts(*degrees, more)
         except TypeError as error:
-            reason = f"have no place in layers of kind {part.kind} ({error})"
+            reason = f"are not supported by layers of kind {part.kind} ({error})"
             raise InputError("--redundant-experts", reason) from error
 
     return model.map_layers(shard)

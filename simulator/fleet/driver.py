@@ -107,7 +107,7 @@ def serve(
     count = len(pools.entry) + len(pools.decode)
     for node, _ in fleet.faults.at if fleet.faults else ():
         if node >= count:
-            raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
+            raise InputError("--fail", f"must name a replica from 0 to {count - 1}, not {node}")
     if asked.steps:
         tiered = cache is not None and cache.tiers is not None
         check_steps(pools.entry[0], asked.policy, count, asked.steps, tiered)

@@ -223,7 +223,8 @@ def training_layout(
     tp, copies, pp = base.tp, base.dp, base.pp
     if copies % cp or options.seq % (2 * cp if cp > 1 else 1):
         raise InputError(
-            f"--cp {cp}", f"must divide the {copies} devices of a stage that have the same weights, and twice it --seq"
+            f"--cp {cp}",
+            f"must divide the {copies} devices of a stage with the same weights, and 2 x --cp must divide --seq",
         )
     dp = copies // cp
     experts = _experts(model)
@@ -247,7 +248,10 @@ def training_layout(
     )
     chunks = (*chunks[:-1], chunks[-1] + extra - model.mtp_heads)
     if copies % options.replicas:
-        raise InputError(f"--replicas {options.replicas}", f"must divide the {copies} ranks with the same weights")
+        raise InputError(
+            f"--replicas {options.replicas}",
+            f"must be a divisor of the {copies} data-parallel ranks, which have the same weights",
+        )
     return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node, cp, chunks, options.replicas)
 
 
@@ -280,7 +284,9 @@ def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -
         raise InputError(f"--ep {ep}", f"must divide the {experts} experts and the {tp * dp} devices of a stage")
     expert_tp = tp // gcd(ep, tp)
     if (tp * dp) % (ep * expert_tp):
-        raise InputError(f"--ep {ep}", f"x {expert_tp} devices an expert must divide the {tp * dp} of a stage")
+        raise InputError(
+            f"--ep {ep}", f"times {expert_tp} devices per expert must divide the {tp * dp} devices of a stage"
+        )
     return ep, expert_tp
 
 
@@ -294,12 +300,15 @@ def _check_pipeline(options: TrainingOptions, pp: int, micro: int) -> None:
     if parts == 1:
         return
     if options.schedule != "1f1b":
-        raise InputError(f"--schedule {options.schedule}", "has one part on each stage: remove --interleave")
+        raise InputError(
+            f"--schedule {options.schedule}", "has one part of the model on each stage; remove --interleave"
+        )
     if pp == 1:
         raise InputError(f"--interleave {parts}", "needs pipeline stages: --pp above 1")
     if micro % pp:
         raise InputError(
-            f"--interleave {parts}", f"needs micro-batches of a rank, {micro}, to be a multiple of the {pp} stages"
+            f"--interleave {parts}",
+            f"needs a multiple of the {pp} pipeline stages as micro-batches per rank, not {micro}; change --batch",
         )
 
 
@@ -321,7 +330,7 @@ def training_deployment(
     Weights are stored in the format of the activations, not in a serving format.
     """
     if system.mapping.separate or system.mapping.prefill_share is not None:
-        raise InputError(system.name, "splits serving over kinds of device; training needs one kind")
+        raise InputError(system.name, "has different devices for parts of serving; training needs devices of one kind")
     if system.device.fabric is not None:
         raise InputError(system.name, "is an FPGA, whose designs run only forward passes")
     if all_to_all not in (None, BY_COST):

@@ -271,7 +271,7 @@ def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Write) -> None:
     empty = [row[: row.rindex(",") + 1] for row in FULL[8:]]
     path = write("gemm.csv", "\n".join([HEAD, *FULL[:8], *empty]) + "\n")
     done = ask("validate", "kernels", path)
-    warning = f"{path}:10: measured_s is empty here and in 6 more of 15 rows: to be measured yet"
+    warning = f"{path}:10: measured_s is empty here and in 6 more of 15 rows: not measured yet"
     assert done.err == f"opbyte: warning: skipped {warning}\n"
     assert "gemm" in done.out
     path = write("gemm.csv", "\n".join([HEAD, *empty]) + "\n")
@@ -283,7 +283,7 @@ def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Write) -> None:
 def test_any_name_with_its_family(ask: Ask, write: Write) -> None:
     named = write("gemm.csv", "\n".join([HEAD, *FULL]) + "\n")
     other = write("my times.csv", named.read_text())
-    assert "or give --family" in ask("validate", "kernels", other).refused()
+    assert "or add --family" in ask("validate", "kernels", other).refused()
     for command in (("validate", "kernels"), ("calibrate", "tables")):
         more = ("--device", "h100", "--date", "2026-01-31") if command[0] == "calibrate" else ()
         first = ask(*command, named, *more, "--json")

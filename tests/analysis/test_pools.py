@@ -35,7 +35,7 @@ PAIR = {"prefill": "h100-x1", "decode": "h100-x1"}
         ({**PAIR, "replicas": 2}, "--replicas: cannot be combined with"),
         ({**PAIR, "prefill": "h100-x1x0"}, "--prefill: must have 1 to 65536 systems"),
         ({**PAIR, "decode": "h100-x1x70000"}, "--decode: must have 1 to 65536 systems"),
-        ({**PAIR, "prefill": "duplex-split-x4"}, "--prefill: duplex-split-x4 is split into two"),
+        ({**PAIR, "prefill": "duplex-split-x4"}, "--prefill: duplex-split-x4 has two pools"),
         ({**PAIR, "decode_tp": 3}, r"--decode-tp: must be in \[1, 1\]"),
         ({**PAIR, "kv_link": "0"}, "--kv-link: must be a name, or a rate above 0"),
         ({**PAIR, "kv_link": "50,-1"}, "--kv-link: must be a name, or a rate above 0"),

@@ -135,7 +135,7 @@ def test_behind_an_all_to_all_experts_compute_the_rows_that_reach_them(tmp_path:
     (tmp_path / "wideep_moe.csv").write_text("\n".join([WIDE, *rows]) + "\n")
     read, skipped = read_tables([tmp_path])
     assert [s.line for s in skipped] == [3]
-    assert "started one by one" in skipped[0].reason
+    assert "launched one by one" in skipped[0].reason
     family = families()["moe"]
     x = family.from_table(read["moe"])
     at = {name: x[:, i] for i, name in enumerate(family.quantities)}

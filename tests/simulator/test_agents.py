@@ -176,7 +176,7 @@ def test_other_files_with_such_names_are_read_as_before(tmp_path: Path) -> None:
     """`parent` and `wait_s` count beside `after` alone; `after` needs `request_id`."""
     plain = {"timestamp": 0, "input_length": 5, "output_length": 1, "parent": 3, "wait_s": "long"}
     assert written(tmp_path / "plain.jsonl", [plain]).read().turns is None
-    with pytest.raises(InputError, match="has after but no request_id"):
+    with pytest.raises(InputError, match="has the column after, but not request_id"):
         written(tmp_path / "after.jsonl", [{**plain, "after": []}]).read()
 
 

@@ -159,7 +159,7 @@ LOAD = {"rate": 20.0, "requests": 40, "input_len": 64, "output_len": 8}
         ({"prefill_autoscale": "1:4"}, "prefill_autoscale: needs by=RULE:TARGET"),
         ({"decode_autoscale": "1:4,by=slo:1,start=1"}, "decode_autoscale: must not have slo"),
         ({"decode": "h100-x1x2", "decode_autoscale": "1:2,by=kv:0.5"}, "cannot be combined with decode SYSTEMxN"),
-        ({"autoscale": "1:2,by=kv:0.5"}, "two pools have prefill_autoscale and decode_autoscale"),
+        ({"autoscale": "1:2,by=kv:0.5"}, "is not for two pools; use prefill_autoscale and decode_autoscale"),
     ],
 )
 def test_what_cannot_be_is_one_line(options: dict[str, str], says: str) -> None:

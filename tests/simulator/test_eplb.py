@@ -98,7 +98,9 @@ def test_groups_are_read_and_refused() -> None:
         assert (part.routed.groups, part.routed.chosen) == groups
     for wrong in (9, {"num_experts_per_tok": 8, "topk_group": 3}):
         said = wrong if isinstance(wrong, dict) else {"topk_group": wrong}
-        with pytest.raises(InputError, match=r"topk_group: must be as many of the 8 groups as hold [28] experts, not"):
+        with pytest.raises(
+            InputError, match=r"topk_group: must be a number of the 8 groups that have [28] experts together, not"
+        ):
             model_from_keys({**base, "n_group": 8, **said}, name="m", where="f")
     with pytest.raises(InputError, match="n_group: must divide the 16 experts, not 3"):
         model_from_keys({**base, "n_group": 3}, name="m", where="f")
@@ -106,7 +108,7 @@ def test_groups_are_read_and_refused() -> None:
 
 def test_a_model_without_groups_is_not_dealt_to_nodes() -> None:
     where = load_model("qwen3-235b-a22b"), load_system("h200-2x8")
-    with pytest.raises(InputError, match=r"2 nodes divide; the model has 1: say eplb or balanced"):
+    with pytest.raises(InputError, match=r"2 nodes divide; the model has 1: use eplb or balanced"):
         deploy(*where, tp=1, expert_copies=ExpertPlacing("balanced-by-node"))
     found = [
         deploy(*where, tp=1, routing="measured", expert_copies=ExpertPlacing(policy, 16)).experts[0].placed

@@ -235,10 +235,12 @@ def refused(text: str, tmp_path: Path) -> str:
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     head = "layer,expert,device\n"
     assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 is on no device"
-    assert "has no row of layer 0" in refused(head + "1,0,0\n", tmp_path)
+    assert "has no row for MoE layer 0" in refused(head + "1,0,0\n", tmp_path)
     assert "device '1.5' must be a whole number" in refused(head + "0,0,1.5\n", tmp_path)
     every = "".join(f"0,{e},{e % 2}\n" for e in range(8))
-    assert "names devices 0 to 3; experts of h100-x4 go to 2 groups" in refused(head + every + "0,0,3\n", tmp_path)
+    assert "has devices 0 to 3, but the experts of h100-x4 are distributed to 2 groups" in refused(
+        head + every + "0,0,3\n", tmp_path
+    )
     assert "names expert 8; there are 0 to 7" in refused(head + every + "0,8,1\n", tmp_path)
     assert "missing column 'device'" in refused("layer,expert\n0,1\n", tmp_path)
 
@@ -267,9 +269,9 @@ def test_copies_that_do_not_fit_are_refused() -> None:
 
 
 def test_nothing_to_place_is_refused() -> None:
-    with pytest.raises(InputError, match="has no experts that spread"):
+    with pytest.raises(InputError, match="has no experts that can be distributed"):
         deploy(load_model("llama-3-8b"), load_system("h100-x4"), expert_copies=ExpertPlacing("even"))
-    with pytest.raises(InputError, match="has no effect: all experts are on one group"):
+    with pytest.raises(InputError, match="has no effect with ep 1: all experts of"):
         deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, expert_copies=ExpertPlacing("even"))
 
 

@@ -123,5 +123,5 @@ def test_a_modality_is_the_same_in_all_layers() -> None:
 def test_degrees_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="tp=8: does not divide the 4 shared heads"):
         deploy(model("heads"), load_system("h100-x8"), tp=8)
-    with pytest.raises(InputError, match="tp=8: leaves a device 1 heads, which 2 slices do not divide"):
+    with pytest.raises(InputError, match="tp=8: leaves 1 heads on a device, which is not a multiple of the 2 slices"):
         deploy(model("slices"), load_system("h100-x8"), tp=8)

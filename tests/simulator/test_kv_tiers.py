@@ -273,7 +273,7 @@ def test_replicas_share_a_pool_through_failures() -> None:
 
 
 REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
-    ({}, "llama-3-8b", "chunked", "finds no blocks again"),
+    ({}, "llama-3-8b", "chunked", "has no prefix cache"),
     ({}, "llama-3-8b", "sglang", "cannot be combined with --policy sglang"),
     ({}, "windowed", "vllm", "windows or constant states"),
 )

@@ -191,7 +191,7 @@ def test_policies_that_wait_are_refused(rule: dict[str, int]) -> None:
 @pytest.mark.parametrize(("system", "degrees", "part"), [
     ("h100-x4", {"pp": 3}, "--pp: 3 must divide the 4 devices"),
     ("h100-x4", {"pp": 2, "tp": 4}, "tp 4 x dp 0 must be the 2 of each stage"),
-    ("duplex-hetero-x4", {"pp": 2}, "--pp: cannot be combined with processors that are separate devices"),
+    ("duplex-hetero-x4", {"pp": 2}, "--pp: cannot be combined with a system whose processors are separate devices"),
     ("duplex-split-x4", {"pp": 2}, "--pp: cannot be combined with the two pools"),
     ("h100-8x8", {"pp": 64}, "--pp: 64 is more than the 32 layers"),
 ])  # fmt: skip

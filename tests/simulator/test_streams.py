@@ -102,7 +102,7 @@ def test_one_stream_is_the_sum_to_the_last_bit(seconds: list[float]) -> None:
         ((Task("a", "x", 1.0, (1,)), Task("b", "x", 1.0)), "cycle: a, b"),
         ((Task("a", "x", -1.0),), "seconds of at least 0, not -1"),
         ((Task("a", "x", float("nan")),), "seconds of at least 0, not nan"),
-        ((Task("a", "x", 1.0, (7,)),), "comes after task 7"),
+        ((Task("a", "x", 1.0, (7,)),), "waits for task 7"),
     ],
 )
 def test_bad_graphs_are_refused_in_a_line(tasks: tuple[Task, ...], words: str) -> None:
@@ -111,7 +111,7 @@ def test_bad_graphs_are_refused_in_a_line(tasks: tuple[Task, ...], words: str) -
 
 
 def test_a_medium_of_no_rate_is_refused() -> None:
-    with pytest.raises(InputError, match="medium pcie: needs a factor above 0"):
+    with pytest.raises(InputError, match="medium pcie: must have a factor above 0"):
         Medium("pcie", frozenset({"a", "b"}), 0.0)
 
 

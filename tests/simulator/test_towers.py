@@ -170,7 +170,7 @@ def test_a_tower_for_sound_is_refused_by_part() -> None:
     spec = model(audio_config={"model_type": "whisper", "d_model": 1280})
     assert spec.tower is not None
     (note,) = spec.notes
-    assert "audio_config: towers for sound are not costed; text and images are" in note
+    assert "audio_config: audio encoders are not simulated; text and images are" in note
 
 
 def test_sizes_are_read() -> None:

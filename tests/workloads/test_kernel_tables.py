@@ -77,8 +77,8 @@ def test_a_file_without_its_columns_is_skipped_by_name(tmp_path: Path) -> None:
     [
         ("", "is empty"),
         (HEAD + "\n", "has no rows"),
-        (f"{HEAD}\n{GOOD}\n".replace(",", ";"), "fields are parted by ';', not by a comma"),
-        (f"{HEAD}\n{GOOD}\n".replace(",", "\t"), "fields are parted by '\\t', not by a comma"),
+        (f"{HEAD}\n{GOOD}\n".replace(",", ";"), "fields are separated by ';'; use commas"),
+        (f"{HEAD}\n{GOOD}\n".replace(",", "\t"), "fields are separated by '\\t'; use commas"),
     ],
 )
 def test_a_file_without_a_table_is_skipped_by_name(tmp_path: Path, text: str, says: str) -> None:

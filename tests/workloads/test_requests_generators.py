@@ -91,7 +91,9 @@ def test_a_cut_lognormal_keeps_the_mean_and_the_cut(mean: int, most: int) -> Non
     tokens = lengths_of(f"lognormal-{most}", mean, 1).input_tokens
     assert tokens.max() <= most
     assert tokens.mean() == pytest.approx(mean, rel=4 * 0.947 / math.sqrt(200_000))
-    with pytest.raises(InputError, match=f"--input-len: must be at most {most}, where --lengths cuts, not {most + 1}"):
+    with pytest.raises(
+        InputError, match=f"--input-len: must be at most {most}, the largest length of --lengths, not {most + 1}"
+    ):
         lengths_of(f"lognormal-{most}", most + 1, 1)
 
 

@@ -129,7 +129,7 @@ def test_a_file_takes_a_mean(tmp_path: Path) -> None:
     ({"rate": 1.0, "rate_profile": "nowhere.csv"}, "must be diurnal:DEPTH, a CSV with start_s, rate"),
     ({"mean_rate": 1.0}, "--mean-rate: needs a trace"),
     ({"closed_loop": 2, "since": 3.0}, "--since: cannot be combined with --closed-loop"),
-    ({"rate": 1.0, "since": 5.0, "turns": 3.0}, "--since: cannot cut"),
+    ({"rate": 1.0, "since": 5.0, "turns": 3.0}, "--since: cannot be used for"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):

@@ -131,7 +131,7 @@ BAD_TRACES = {
     "0,1,1.0,Gamma,nan,1.0\n": "shape 'nan' must be",
     "0,1,1.0,Gamma,0,1.0\n": "shape '0' must be",
     "inf,1,1.0,Gamma,1,1.0\n": "window start 'inf' must be",
-    "0,0,0,,0,0\n": "no window of c has a request",
+    "0,0,0,,0,0\n": "has no requests, and no other",
     "": "is empty",
 }
 

@@ -46,7 +46,7 @@ def test_json_lines(tmp_path: Path) -> None:
         '{"timestamp": 5, "input_length": 20, "output_length": 5, "request_id": 8, "predecessor": 7,'
         ' "think_s": 3}\n'
     )
-    with pytest.raises(InputError, match=r":2: has 'think_s', which the first line has not"):
+    with pytest.raises(InputError, match=r":2: has the key 'think_s', but the first line does not"):
         open_requests(path).read()
     path.write_text(path.read_text().replace('"predecessor": null', '"predecessor": null, "think_s": 0'))
     found = turns_of(path)
@@ -54,7 +54,8 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "part"), [("session,predecessor", "give one of them"), ("think_s", "neither session nor predecessor")]
+    ("header", "part"),
+    [("session,predecessor", "keep one of them"), ("think_s", "needs the column session or predecessor")],
 )
 def test_columns_that_contradict(tmp_path: Path, header: str, part: str) -> None:
     path = tmp_path / "requests.csv"
@@ -104,7 +105,7 @@ def test_generated_sessions() -> None:
     ({"think": 1.0}, "--think: needs --turns"),
     ({"turns": 0.5}, "--turns: must be a number from 1"),
     ({"turns": 2.0, "think": -1.0}, "--think"),
-    ({"turns": 1e6, "input_len": 2**31 - 1, "output_len": 9}, "--turns: lets prompts grow beyond"),
+    ({"turns": 1e6, "input_len": 2**31 - 1, "output_len": 9}, "--turns: makes prompts longer than"),
 ])  # fmt: skip
 def test_bad_options(options: dict[str, float], part: str) -> None:
     with pytest.raises(InputError, match=part):
@@ -114,5 +115,5 @@ def test_bad_options(options: dict[str, float], part: str) -> None:
 def test_a_trace_has_its_own_sessions(tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
     path.write_text(ROWS.format("session", "a", "b", "a", "b"))
-    with pytest.raises(InputError, match="--turns: sessions come from the trace"):
+    with pytest.raises(InputError, match="--turns: cannot be combined with --trace"):
         open_requests(path, turns=2.0)

@@ -146,7 +146,7 @@ def test_bad_spans_are_one_line(spans: Any, said: str) -> None:
         ({"alphas": [[0] * 8], "betas": [[1] * 8] * 2}, "alphas: must have 2 layers, not 1"),
         ({"alphas": [[0] * 8] * 2, "betas": [[1] * 8, [1] * 7]}, "betas[1]: must have 8 heads, not 7"),
         ({"alphas": [[0] * 8, [0, 9999, *[0] * 6]], "betas": [[1] * 8] * 2},
-         "alphas, betas [1][1]: a span of 9999 tokens is beyond the 4096 positions"),
+         "alphas, betas [1][1]: a span of 9999 tokens is longer than the 4096 positions"),
         ({"alphas": [[0] * 8] * 2, "betas": [["1"] * 8] * 2}, "beta must be a number, not '1'"),
     ],
 )  # fmt: skip

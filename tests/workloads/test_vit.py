@@ -95,7 +95,7 @@ def test_more_experts_are_more_weights_and_the_same_work() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_size": 8}, r"image_size: \[8, 8\] holds no patch of 16 x 16 pixels, so 0 tokens"),
+        ({"image_size": 8}, r"image_size: \[8, 8\] is smaller than one patch of 16 x 16 pixels"),
         ({"image_size": 0}, "image_size: must be a side or .* not 0"),
         ({"image_size": [224]}, "image_size: must be a side"),
         ({"image_size": None}, "image_size: must be a side"),

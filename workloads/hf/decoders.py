@@ -205,7 +205,7 @@ def _slides(config: Config, rule: str) -> Callable[[int], bool]:
     pattern = config.values.get("sliding_window_pattern")
     if isinstance(pattern, str):
         if not pattern or set(pattern) - set("LG"):
-            raise config.error("sliding_window_pattern", f"must be of L and G, not {shown(pattern)}")
+            raise config.error("sliding_window_pattern", f"must contain only the letters L and G, not {shown(pattern)}")
         return lambda i: pattern[i % len(pattern)] == "L"
     if rule in ("all", "none") and pattern is None:
         return lambda i: rule == "all"

@@ -130,7 +130,10 @@ def indexing(config: Config) -> tuple[bool, ...]:
     kinds = config.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
         if kinds[0] != "full":
-            raise config.error("indexer_types[0]", "must be full: no earlier layer has a choice to share")
+            raise config.error(
+                "indexer_types[0]",
+                "must be full: the first layer has no earlier layer whose choice of tokens it could use",
+            )
         return tuple(kind == "full" for kind in kinds)
     # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
     every = config.size("index_topk_freq", default=1)

@@ -215,7 +215,7 @@ def guess(config: Config, file: Config, known: Registry[Family], key: str = "arc
         strange = sorted(wanted - near[0].read)[:6]
         reason += f"; families that share its keys: {named}"
         if strange:
-            reason += f"; not understood by the first: {', '.join(strange)}"
+            reason += f"; keys that the first of them does not read: {', '.join(strange)}"
     reason += "; write its layers out as architecture LayerList (docs/layer-lists.md)"
     raise (file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}"))
 

@@ -29,7 +29,7 @@ def _shared(config: Config, windowed: list[bool]) -> list[bool]:
     for i in range(first_shared, layers):
         if windowed[i] not in windowed[:first_shared]:
             kind = "with" if windowed[i] else "without"
-            reason = f"leaves layer {i} ({kind} a window) no cache of its kind before it"
+            reason = f"is too large: no layer before layer {i} is {kind} a window like it, so it has no cache to share"
             raise config.error("num_kv_shared_layers", reason)
     return [i >= first_shared for i in range(layers)]
 

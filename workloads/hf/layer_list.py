@@ -54,7 +54,7 @@ def _layer(config: Config) -> Layer:
     ffn = layer_part(config.section("ffn")) if config.has("ffn") else None
     for key, part in (("mixer", mixer), ("ffn", ffn)):
         if part is not None and part.hidden != hidden:
-            raise config.error(f"{key}.hidden", f"must be hidden_size, {hidden}, not {part.hidden}")
+            raise config.error(f"{key}.hidden", f"must be equal to hidden_size ({hidden}), not {part.hidden}")
     norms = config.count("norms", default=1 if ffn is None else 2)
     width = config.count("norm_width", default=hidden)
     return Layer(mixer, ffn, norms, width, config.flag("parallel", False))
@@ -143,7 +143,7 @@ def _plain(config: Config, key: str, value: Any, wanted: Any) -> Any:
 def _check(config: Config, part: LayerKind) -> None:
     """Check values of a part that its kind does not check itself."""
     if is_routed(part) and not 1 <= part.routed.top_k <= part.routed.experts:
-        reason = f"must be from 1 to the {part.routed.experts} experts, not {part.routed.top_k}"
+        reason = f"must be from 1 to the number of experts ({part.routed.experts}), not {part.routed.top_k}"
         raise config.error("top_k", reason)
     if isinstance(part, Attention) and (part.kv_heads < 1 or part.heads % part.kv_heads):
         reason = f"must divide the {part.heads} query heads, {part.kv_heads} does not"

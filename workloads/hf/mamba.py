@@ -96,7 +96,7 @@ def nemotron_h(config: Config) -> ModelSpec:
     }  # fmt: skip
     kinds = _kinds(config, "hybrid_override_pattern", "layers_block_type")
     if config.has("num_hidden_layers") and config.layers() != len(kinds):
-        reason = f"must be the {len(kinds)} layers of the pattern, not {config.layers()}"
+        reason = f"must be equal to the {len(kinds)} layers of the pattern, not {config.layers()}"
         raise config.error("num_hidden_layers", reason)
     if "mlp" in kinds:
         parts["mlp"] = read_ffn(config, hidden, matrices=2, bias=config.flag("mlp_bias", False))
@@ -126,7 +126,7 @@ def _mamba2(config: Config, hidden: int) -> Mamba2:
     head_width = config.size("mamba_d_head") if type(config.values.get("mamba_d_head")) is int else inner // heads
     if heads * head_width != inner:
         raise config.error(
-            "mamba_n_heads", f"times mamba_d_head must be the {inner} channels, not {heads * head_width}"
+            "mamba_n_heads", f"times mamba_d_head must be equal to the {inner} channels, not {heads * head_width}"
         )
     return Mamba2(
         hidden, heads, head_width, config.size("mamba_n_groups", default=1), config.size("mamba_d_state", default=256),

@@ -24,7 +24,7 @@ def minimax_m2(config: Config) -> ModelSpec:
     """MiniMax-M2: norms over the whole projections, routing bias; MTP modules are left out."""
     kinds = config.items("attn_type_list") or ()
     if any(kind != 1 for kind in kinds):
-        raise config.error("attn_type_list", "holds linear attention (0); only softmax (1) is known")
+        raise config.error("attn_type_list", "has linear attention (0); only softmax attention (1) is supported")
     shape = read_heads(config, head_dim=128)
     norm = shape.full_norm if config.flag("use_qk_norm", True) else 0
     mixers = shape.attention(read_windows(config, config.layers()), qk_norm=norm)

@@ -40,7 +40,10 @@ def qwen1(config: Config) -> ModelSpec:
     shape = read_heads(config, mha=True)
     width = config.size("intermediate_size")
     if width % 2:
-        raise config.error("intermediate_size", f"must be even, of gate and up projection together, not {width}")
+        raise config.error(
+            "intermediate_size",
+            f"must be even, because it is the width of gate and up projection together, not {width}",
+        )
     mixers = shape.attention([0] * config.layers(), qkv_bias=True, out_bias=not config.flag("no_bias", True))
     return assemble(config, stack(mixers, FeedForward(shape.hidden, width // 2)))
 
@@ -86,7 +89,7 @@ def deci(config: Config) -> ModelSpec:
             second = parts[1] if len(parts) == 2 else None
             layers.append(Layer(parts[0], second, len(parts), shape.hidden))
     if not layers:
-        raise config.error("block_configs", "leaves no layer")
+        raise config.error("block_configs", "must keep at least one layer")
     return assemble(config, tuple(layers))
 
 
@@ -96,7 +99,8 @@ def _part(config: Config, i: int, block: Any, key: str) -> Mapping[str, Any]:
         raise config.error(f"block_configs[{i}].{key}", f"is {shown(value)}; an object is required")
     if value.get("replace_with_linear"):
         raise config.error(
-            f"block_configs[{i}].{key}.replace_with_linear", "is not known; only left out or whole parts are"
+            f"block_configs[{i}].{key}.replace_with_linear",
+            "is not supported; attention or FFN of a block can only be complete or absent",
         )
     return value
 

@@ -306,7 +306,7 @@ def read_experts(
     chosen = config.size("topk_group", default=parts) if limited else parts
     if not routed <= count // parts * chosen <= count:
         raise config.error(
-            "topk_group", f"must be as many of the {parts} groups as hold {routed} experts, not {chosen}"
+            "topk_group", f"must be a number of the {parts} groups that have {routed} experts together, not {chosen}"
         )
     return MixtureOfExperts(
         hidden=hidden, experts=count, top_k=routed, width=width, matrices=matrices,
@@ -373,7 +373,7 @@ def assemble(
     most = max((r.most * r.pool for r in reads), default=0)
     if longest is not None and most > longest:
         key = next((k for k in CHOICES if config.has(k)), "max_position_embeddings")
-        raise config.error(key, f"chooses {most} tokens of at most {longest} positions")
+        raise config.error(key, f"is too large: attention to {most} tokens, but the model has only {longest} positions")
     return ModelSpec(
         name=config.name,
         architecture=config.architecture,

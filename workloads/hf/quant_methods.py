@@ -174,7 +174,9 @@ def _compressed_tensors(quantization: Config) -> Recipe:
         targets = _names(section, ("targets",)) or ("Linear",)
         if any(re.fullmatch(r"\w*Linear|\w*MoE\w*", target) for target in targets):
             if default is not None and default != stored:
-                reason = f"mixes {default.name} and {stored.name} in groups that name no modules"
+                reason = (
+                    f"has the formats {default.name} and {stored.name} in groups without module names; add names to one"
+                )
                 raise quantization.error("config_groups", reason)
             default = stored
         else:
@@ -193,7 +195,7 @@ def _quark_tensors(quantization: Config) -> Stored | None:
     w: Config | None = None
     if isinstance(listed := quantization.values.get("weight"), list):  # weights scaled twice: the first is stored
         if not listed or not isinstance(listed[0], Mapping):
-            raise quantization.error("weight", "must hold an object for each scale")
+            raise quantization.error("weight", "must be a list with an object for each scale")
         w = _in(quantization, "weight[0]", listed[0])
     elif quantization.has("weight"):
         w = quantization.section("weight")

@@ -80,7 +80,7 @@ def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
     notes = spec.notes
     sounds = next((key for key in AUDIO if isinstance(inner.values.get(key), dict)), None)
     if sounds is not None:
-        text = f"{config.path}: {inner.prefix}{sounds}: towers for sound are not costed; text and images are"
+        text = f"{config.path}: {inner.prefix}{sounds}: audio encoders are not simulated; text and images are"
         notes = (*notes, text)
     tower = None
     if isinstance(inner.values.get("vision_config"), dict):

@@ -66,7 +66,7 @@ def _classes(config: Config, key: str, value: Any, heads: int, length: int) -> t
         out.append((entry[0], *_checked(config.path, f"{config.prefix}{key}[{i}]", entry[1], entry[2], length)))
     if sum(count for count, _, _ in out) != heads:
         total = sum(count for count, _, _ in out)
-        raise config.error(key, f"must be of {heads} query heads in all, not {total}")
+        raise config.error(key, f"must have {heads} query heads in sum, not {total}")
     return tuple(out)
 
 
@@ -100,7 +100,7 @@ def _checked(path: str, key: str, alpha: Any, beta: Any, length: int) -> tuple[f
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SpecError(where, f"{name} must be a number, not {shown(value)}")
     if not abs(alpha) <= length:
-        raise SpecError(where, f"a span of {alpha:g} tokens is beyond the {length} positions of the model")
+        raise SpecError(where, f"a span of {alpha:g} tokens is longer than the {length} positions of the model")
     if not 0.0 <= beta <= 1.0:
         raise SpecError(where, f"beta must be from 0 to 1, not {beta:g}")
     return float(alpha), float(beta)

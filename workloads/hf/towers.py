@@ -317,6 +317,6 @@ def _patches(config: Config, hidden: int) -> PatchEmbedding:
     patch = config.size("patch_size")
     front = PatchEmbedding(hidden, sides[0], sides[1], config.size("num_channels", default=3), patch)
     if not front.patches:
-        reason = f"{sides} holds no patch of {patch} x {patch} pixels, so 0 tokens"
+        reason = f"{sides} is smaller than one patch of {patch} x {patch} pixels"
         raise config.error("image_size", reason)
     return front

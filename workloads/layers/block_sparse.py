@@ -53,7 +53,7 @@ class BlockSparseAttention(WrappingKind, PlainKind):
 
     def __post_init__(self) -> None:
         if self.base.window:
-            raise InputError("base.window", f"must be 0, not {self.base.window}: see near")
+            raise InputError("base.window", f"must be 0, not {self.base.window}; key `near` sets the local window")
         for name in ("block", "blocks", "index_heads", "index_dim", "index_pool"):
             if getattr(self, name) < 1:
                 raise InputError(name, f"must be at least 1, not {getattr(self, name)}")

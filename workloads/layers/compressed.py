@@ -57,9 +57,9 @@ class CompressedAttention(PlainKind):
             reason = f"must divide the {self.heads} heads, not {self.out_groups}"
             raise InputError("out_groups", reason)
         if not 0 <= self.rope_dim < self.head_dim:
-            raise InputError("rope_dim", f"must be below the {self.head_dim} of a head")
+            raise InputError("rope_dim", f"must be below head_dim ({self.head_dim})")
         if self.indexer is not None and self.indexer.pool != self.ratio:
-            raise InputError("indexer.pool", f"must be the ratio, {self.ratio}")
+            raise InputError("indexer.pool", f"must be equal to ratio ({self.ratio})")
 
     def _row(self, pool: int = 1) -> LayerCache:
         wide = self.head_dim - self.rope_dim

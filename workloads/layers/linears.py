@@ -99,7 +99,7 @@ def adaptable(part: LayerKind) -> Adaptable:
         A kind that names no matrices.
     """
     if getattr(part, "linears", None) is None:
-        raise InputError(f"layer kind {part.kind}", "has no linear layers that adapters could join")
+        raise InputError(f"layer kind {part.kind}", "has no linear layers that support adapters")
     return cast(Adaptable, part)
 
 

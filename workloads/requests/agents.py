@@ -40,7 +40,7 @@ def register(at: dict[str, int], ids: Column, i: int, row: int) -> None:
     """Record the row of a request's name; refuse empty and repeated names."""
     name = text_of(ids.cells[i])
     if not name or name in at:
-        raise ids.error(i, "must be there" if not name else "appears twice")
+        raise ids.error(i, "must not be empty" if not name else "appears twice; use each name once")
     at[name] = row
 
 
@@ -58,7 +58,8 @@ def check_prompt(column: Column, i: int, prompt: int, said: int) -> None:
     """Refuse a prompt that is shorter than the history that it starts with."""
     if prompt < said:
         raise column.error(
-            i, f"has a prompt of {prompt} tokens, fewer than the {said} of the prompt and output that it starts with"
+            i,
+            f"has a prompt of {prompt} tokens, but must contain the prompt and output of an earlier call: {said} tokens",
         )
 
 
@@ -92,7 +93,7 @@ def chances(column: Column) -> npt.NDArray[np.float64]:
     values = numbers(replace(column, cells=cells))
     good = (values >= 0) & (values <= 1)
     if not good.all():
-        raise column.error(int(np.argmin(good)), "must be a chance from 0 to 1, or empty")
+        raise column.error(int(np.argmin(good)), "must be a probability from 0 to 1, or empty")
     values[empty] = np.nan
     return values
 
@@ -104,7 +105,7 @@ def check_order(column: Column, values: npt.NDArray[np.float64], before: float) 
     """
     late = np.diff(values, prepend=before) < 0
     if late.any():
-        raise column.error(int(np.argmax(late)), "is earlier than the row before it")
+        raise column.error(int(np.argmax(late)), "is earlier than the row before it; sort the rows by time")
     return float(values[-1])
 
 
@@ -178,7 +179,7 @@ class CallReader:
         if name:
             tasks.add(self._named.setdefault(name, row))
         if len(tasks) > 1:
-            raise after.error(i, "waits for a call of another session")
+            raise after.error(i, "names a call of another session; name calls of one session only")
         return tasks.pop() if tasks else row
 
     def _continues(self, follows: int, row: int) -> int:

@@ -35,7 +35,7 @@ ARRIVALS: Registry[Callable[[float, float | None], Gaps]] = Registry("arrival pr
 def poisson(rate: float, cv: float | None) -> Gaps:
     """Return exponential gaps with mean ``1 / rate``; refuse a coefficient of variation."""
     if cv is not None:
-        raise InputError("--cv", "a Poisson process has none; use the gamma process")
+        raise InputError("--cv", "cannot be set for Poisson arrivals; use Gamma arrivals")
     return lambda rng, n: rng.standard_exponential(n) / rate
 
 
@@ -43,7 +43,7 @@ def poisson(rate: float, cv: float | None) -> Gaps:
 def gamma(rate: float, cv: float | None) -> Gaps:
     """Return gamma-distributed gaps with mean ``1 / rate`` and coefficient of variation `cv` (1 is Poisson)."""
     if cv is None:
-        raise InputError("--cv", "the gamma process needs it: 1 is Poisson, more is burstier")
+        raise InputError("--cv", "is needed for Gamma arrivals: 1 is Poisson, larger values are burstier")
     shape = check_real(cv, "--cv", MIN_CV, MAX_CV) ** -2
     return lambda rng, n: rng.standard_gamma(shape, n) / (rate * shape)
 

@@ -41,11 +41,11 @@ class RequestFormat:
 def _own_columns(form: RequestFormat) -> None:
     """Refuse a format that has no columns, or the columns of another format."""
     if not form.columns or not all(form.columns):
-        raise InputError("its columns", "must be the names that tell a file of this format")
+        raise InputError("its columns", "must list the column names that identify this format")
     for name in FORMATS.names():
         other = FORMATS[name]
         if (set(other.columns), other.json_lines) == (set(form.columns), form.json_lines):
-            raise InputError("its columns", f"belong to format {name!r}")
+            raise InputError("its columns", f"identify format {name!r} already")
 
 
 FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns, home=__package__)

@@ -45,7 +45,7 @@ def table_file(table: Table, where: str) -> str:
         if not path.exists() or path.read_bytes() != data:
             write_whole(path, data)
     except OSError as error:
-        raise InputError(where, f"cannot be handed on as {path} ({error.strerror})") from None
+        raise InputError(where, f"cannot be written to the file {path} ({error.strerror})") from None
     return str(path)
 
 
@@ -56,6 +56,6 @@ def _written(rows: Sequence[Mapping[str, object]], where: str) -> str:
     writer.writerow(columns)
     for i, row in enumerate(rows):
         if list(row) != columns:
-            raise InputError(where, f"row {i} has the columns {list(row)}, the first {columns}")
+            raise InputError(where, f"row {i} has the columns {list(row)}, but the first row has {columns}")
         writer.writerow(["" if row[name] is None else row[name] for name in columns])
     return out.getvalue()

@@ -149,8 +149,11 @@ def open_requests(
             raise InputError("--trace", "is empty; give a file or a folder")
         _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
         _refuse("lengths come from the trace", {"--output-len": output_len})
-        _refuse("sessions come from the trace", {"--turns": turns, "--think": think})
-        _refuse("prefixes come from the trace", {"--prefix-len": prefix_len, "--prefixes": prefixes})
+        _refuse("cannot be combined with --trace, which defines the sessions", {"--turns": turns, "--think": think})
+        _refuse(
+            "cannot be combined with --trace, which defines the prefixes",
+            {"--prefix-len": prefix_len, "--prefixes": prefixes},
+        )
         origin = trace(Path(cast(str, source)), seed, rate_scale or 1.0)
     else:
         if limit is None and duration is None:

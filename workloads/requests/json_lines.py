@@ -102,7 +102,10 @@ def _check_late_keys(path: Path, lines: list[int], objects: list[dict[str, Any]]
     for line, item in zip(lines, objects, strict=True):
         for key in late:
             if key in item:
-                raise InputError(at_line(path, line), f"has {key!r}, which the first line has not")
+                raise InputError(
+                    at_line(path, line),
+                    f"has the key {key!r}, but the first line does not; use the same keys in all lines",
+                )
 
 
 def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], name: str) -> Column:
@@ -119,7 +122,7 @@ def _hash_ids(path: Path, line: int, item: dict[str, Any], most: int) -> tuple[i
     if ids and not (min(ids) >= 0 and max(ids) < 2**63):
         raise InputError(at_line(path, line), "hash_ids must be from 0 to 2**63 - 1")
     if len(ids) > most:
-        reason = f"{len(ids)} hash_ids for a prompt of {most} blocks of {PREFIX_BLOCK_TOKENS}"
+        reason = f"has {len(ids)} hash_ids, but the prompt has {most} blocks of {PREFIX_BLOCK_TOKENS} tokens"
         raise InputError(at_line(path, line), reason)
     return tuple(ids)
 

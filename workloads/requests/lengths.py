@@ -106,7 +106,7 @@ def _lognormal(most: int, input_len: int, output_len: int) -> tuple[Draw, Draw]:
 
     def one(option: str, mean: int) -> Draw:
         if mean > most:
-            raise InputError(option, f"must be at most {most}, where --lengths cuts, not {mean}")
+            raise InputError(option, f"must be at most {most}, the largest length of --lengths, not {mean}")
         mu = _lognormal_mu(mean, most)
 
         def draw(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
@@ -192,7 +192,7 @@ def client_lengths(text: str, input_len: int, output_len: int) -> Lengths:
     """
     name, _, numbers = text.partition(":")
     if name not in LIKE_CLIENTS:
-        raise InputError(f"--lengths {name!r}", f"is not a client; use one of {', '.join(LIKE_CLIENTS)}")
+        raise InputError(f"--lengths {name!r}", f"is an unknown benchmark client; use one of {', '.join(LIKE_CLIENTS)}")
     make, rngs, form, most = LIKE_CLIENTS[name]
     prompts, slash, outputs = numbers.partition("/")
     sides = [[typed_number(x or 0) for x in side.split(":")] for side in (prompts, outputs if slash else prompts)]

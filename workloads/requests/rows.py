@@ -51,13 +51,13 @@ def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
     for rows in batches:
         arrival, lengths = rows.arrival_s, (rows.input_tokens, rows.output_tokens)
         if any(len(column) != len(arrival) for column in lengths):
-            raise InputError(subject, "its reader gave columns of unequal length")
+            raise InputError(subject, "the reader of this format returned columns of unequal length")
         if not len(arrival):
             continue
         if not (np.isfinite(arrival).all() and (np.diff(arrival, prepend=last) >= 0).all()):
-            raise InputError(subject, "its reader gave arrivals that are not in order of time")
+            raise InputError(subject, "the reader of this format returned arrivals that are not sorted by time")
         if min(int(column.min()) for column in lengths) < 1:
-            raise InputError(subject, "its reader gave requests of less than one token")
+            raise InputError(subject, "the reader of this format returned requests of less than one token")
         last = float(arrival[-1])
         yield rows
 
@@ -97,7 +97,7 @@ def with_prefix(batches: Iterable[Rows], tokens: int, count: int, rng: np.random
     for rows in batches:
         prompts = rows.input_tokens + tokens
         if (prompts > MAX_SIZE).any():
-            raise InputError("--prefix-len", f"lets prompts grow beyond {MAX_SIZE} tokens")
+            raise InputError("--prefix-len", f"makes prompts longer than {MAX_SIZE} tokens; use a smaller value")
         chosen = rng.integers(0, count, len(rows))
         if rows.turns is None:
             ids = tuple(names[k] for k in chosen.tolist())
@@ -120,7 +120,7 @@ def since(batches: Iterable[Rows], begin_s: float, subject: str) -> Iterator[Row
     empty = True
     for rows in batches:
         if rows.turns is not None:
-            raise InputError("--since", f"cannot cut {subject}, whose requests follow each other")
+            raise InputError("--since", f"cannot be used for {subject}, where requests depend on earlier requests")
         keep = int(np.searchsorted(rows.arrival_s, begin_s, side="left"))
         if keep < len(rows):
             empty = False

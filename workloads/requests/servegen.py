@@ -108,7 +108,7 @@ def windows(path: Path) -> Iterator[ActiveWindow]:
             empty = False
             window = _window(path, line, row)
             if window.start_s < end:
-                raise InputError(at_line(path, line), "window starts before the last one ends")
+                raise InputError(at_line(path, line), "this time window starts before the previous one ends")
             end = window.start_s + WINDOW_S
             if window.count:
                 yield window
@@ -229,7 +229,7 @@ def find_clients(source: Path) -> list[ClientFiles]:
     stems = sorted(name.removesuffix(TRACE) for name in names if name.endswith(TRACE))
     for stem in stems:
         if not (folder / (stem + DATASET)).is_file():
-            raise InputError(folder / (stem + TRACE), f"has no {stem}{DATASET} beside it")
+            raise InputError(folder / (stem + TRACE), f"needs the file {stem}{DATASET} in the same folder")
     return [ClientFiles(folder / (s + TRACE), folder / (s + DATASET), s) for s in stems]
 
 
@@ -255,7 +255,7 @@ def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0
         yield rows
     if empty:
         names = ", ".join(client.name for client in clients[:3])
-        raise InputError(clients[0].trace, f"no window of {names} has a request")
+        raise InputError(clients[0].trace, f"has no requests, and no other of the clients has any ({names})")
 
 
 def window_rates(clients: list[ClientFiles]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
@@ -280,7 +280,7 @@ def window_rates(clients: list[ClientFiles]) -> tuple[npt.NDArray[np.float64], n
         for window in windows(client.trace):
             counts[window.start_s] = counts.get(window.start_s, 0.0) + window.count
     if not counts:
-        raise InputError(clients[0].trace, "no window has a request")
+        raise InputError(clients[0].trace, "has no requests, and no other client has any")
     starts = np.array(sorted(counts))
     edges = np.unique(np.concatenate([starts, starts + WINDOW_S]))
     rates = np.zeros(len(edges))

@@ -39,7 +39,9 @@ def meant(known: Iterable[str], where: str) -> dict[str, str]:
     for name in names:
         usual = OTHERWISE.get(name, name) if "after" in names else name
         if usual in as_named and usual in COLUMNS:
-            raise InputError(where, f"has {as_named[usual]} and {name}; give one of them")
+            raise InputError(
+                where, f"has the columns {as_named[usual]} and {name}, which mean the same; keep one of them"
+            )
         if usual in COLUMNS:
             as_named[usual] = name
     return as_named
@@ -58,18 +60,18 @@ def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
     names = [name for name in COLUMNS if name in known]
     if "after" in names:
         if "request_id" not in names:
-            raise InputError(where, "has after but no request_id, which it refers to")
+            raise InputError(where, "has the column after, but not request_id, which it refers to")
         return COLUMNS
     if "session" in names and "predecessor" in names:
-        raise InputError(where, "has session and predecessor; give one of them")
+        raise InputError(where, "has the columns session and predecessor; keep one of them")
     if "predecessor" in names and "request_id" not in names:
-        raise InputError(where, "has predecessor but no request_id, which it refers to")
+        raise InputError(where, "has the column predecessor, but not request_id, which it refers to")
     if "session" in names:
         return tuple(name for name in names if name != "request_id")
     if "predecessor" in names:
         return tuple(names)
     if "think_s" in names:
-        raise InputError(where, "has think_s but neither session nor predecessor")
+        raise InputError(where, "has the column think_s, which needs the column session or predecessor")
     return ()
 
 
@@ -184,7 +186,7 @@ def with_turns(
         base = np.where(starts < 0, -said, before[np.maximum(starts - done, 0)])
         prompts = rows.input_tokens + before - base
         if (prompts > MAX_SIZE).any():
-            raise InputError("--turns", f"lets prompts grow beyond {MAX_SIZE} tokens")
+            raise InputError("--turns", f"makes prompts longer than {MAX_SIZE} tokens; use a smaller value")
         done, root = done + n, int(session[-1])
         said = int(total[-1] - base[-1])
         follows = np.where(goes_on, position - 1, -1)

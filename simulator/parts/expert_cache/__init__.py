@@ -56,8 +56,8 @@ PARTS = (
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
         asked=lambda a: a.part("resident-experts"),
         cannot={
-            "experts-apart": "an expert is in one place",
-            "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",
+            "experts-apart": "the devices of --experts-on have all experts in their memory",
+            "overlap": "both halves of a batch would wait for experts, and engines that load experts do not split batches",
         },
     ),
 )

@@ -26,9 +26,9 @@ def checked_store(store: ExpertStore, model: ModelSpec, system: SystemSpec, *_: 
     """
     parts = [part.routed for layer in model.layers for part in layer.expert_parts]
     if all(routed.by_request for routed in parts):
-        raise InputError("--experts-resident", f"{model.name} has no experts")
+        raise InputError("--experts-resident", f"{model.name} has no experts; remove the option")
     if system.mapping.separate:
-        reason = "cannot be combined with processors that are separate devices"
+        reason = "cannot be combined with a system whose processors are separate devices"
         raise InputError("--experts-resident", f"{reason}, as on {system.name}")
     tiers_of(system.device)
     return store

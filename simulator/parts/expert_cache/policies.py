@@ -84,7 +84,7 @@ def cache_policy(
 
     def add(score: S) -> S:
         if not (title := first_line(score)):
-            raise InputError(f"cache policy {name!r}", "needs a docstring, which says what it is")
+            raise InputError(f"cache policy {name!r}", "needs a docstring that describes it")
         policy = CachePolicy(score, looks_ahead, predicts, drawn, keeps)
         CACHE_POLICIES.register(name, title)(policy)
         return score

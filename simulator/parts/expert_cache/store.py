@@ -134,15 +134,17 @@ def _policy(text: str) -> tuple[str, int]:
     if not colon:
         return name, LOOK_AHEAD if looks else 0
     if not looks:
-        raise InputError(f"--expert-cache {text!r}", f"{name} takes nothing after it")
+        raise InputError(f"--expert-cache {text!r}", f"{name} has no parameter; remove the text after the name")
     if not argument.isdecimal() or not 1 <= int(argument) <= 1000:
-        raise InputError(f"--expert-cache {text!r}", f"write {name}:STEPS, from 1 to 1000")
+        raise InputError(
+            f"--expert-cache {text!r}", f"needs a number of steps from 1 to 1000 after the colon: {name}:STEPS"
+        )
     return name, int(argument)
 
 
 def _predictor(text: str) -> tuple[float, float]:
     first, _, second = text.partition(":")
-    reason = f"must be ACCURACY or ACCURACY:FALSE_RATE, above 0 and from 0 to 1, not {text!r}"
+    reason = f"must be ACCURACY[:FALSE_RATE], two shares up to 1, the first above 0, not {text!r}"
     accuracy, false_rate = typed_number(first), typed_number(second or 0.0)
     if not (0.0 < accuracy <= 1.0 and 0.0 <= false_rate <= 1.0):
         raise InputError("--expert-predictor", reason)

@@ -28,12 +28,12 @@ def checked_placing(placing: ExpertPlacing, model: ModelSpec, system: SystemSpec
     """
     where = "--expert-placement"
     if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
-        raise InputError(where, f"{model.name} has no experts that spread over devices")
+        raise InputError(where, f"{model.name} has no experts that can be distributed over devices; remove the option")
     if system.mapping.separate:
-        reason = "cannot be combined with processors that are separate devices"
+        reason = "cannot be combined with a system whose processors are separate devices"
         raise InputError(where, f"{reason}, as on {system.name}")
     if layout.gather and placing.dispatch != "any":
-        reason = "must be any where ranks gather all tokens, which reach every copy alike"
+        reason = "must be any here: the ranks gather all tokens, so every copy of an expert receives them"
         raise InputError("--expert-dispatch", reason)
     return placing
 

@@ -54,11 +54,14 @@ class ExpertPlacing:
             if have != groups:
                 raise InputError(
                     f"--expert-placement {self.policy}",
-                    f"names devices 0 to {have - 1}; experts of {where} go to {groups} groups",
+                    f"has devices 0 to {have - 1}, but the experts of {where} are distributed to {groups} groups of devices; number these from 0",
                 )
             return max(int(slots) - experts // groups, 0)
         if groups == 1:
-            raise InputError("--expert-placement", f"has no effect: all experts are on one group of {where} (ep 1)")
+            raise InputError(
+                "--expert-placement",
+                f"has no effect with ep 1: all experts of {where} are in one group of devices; set --ep",
+            )
         if (experts + self.redundant) % groups:
             raise InputError(
                 "--redundant-experts",
@@ -95,14 +98,14 @@ class ExpertPlacing:
             raise InputError(
                 f"--expert-placement {self.policy}",
                 f"needs groups of experts (n_group) that {sites.whole_nodes} nodes divide; the model has "
-                f"{sites.expert_groups}: say eplb or balanced",
+                f"{sites.expert_groups}: use eplb or balanced",
             )
         try:
             slots = np.array(MAP_POLICIES[self.policy].make(loads.copy(), sites), dtype=np.int64)
             return dispatch(ExpertMap(sites, slots), self.dispatch)
         except Exception as error:  # whatever a policy from outside raises
             where = f"expert placement {self.policy!r}"
-            raise InputError(where, f"makes no map ({reason_of(error)})") from error
+            raise InputError(where, f"returns no valid map of experts ({reason_of(error)})") from error
 
 
 def expert_placing(policy: str | None, redundant: int | None, rule: str | None) -> ExpertPlacing | None:
@@ -125,7 +128,9 @@ def expert_placing(policy: str | None, redundant: int | None, rule: str | None) 
     kind, colon, path = name.partition(":")
     if colon or kind == FILE:
         if kind != FILE or not path:
-            raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
+            raise InputError(
+                f"--expert-placement {name!r}", "must be file:PATH or a name of `opbyte list expert-placements`"
+            )
         if redundant is not None:
             raise InputError("--redundant-experts", f"cannot be combined with {name}, which has its own copies")
         try:
@@ -153,7 +158,7 @@ def read_maps(path: Path) -> tuple[I8, ...]:
     columns = read_whole(path, COLUMNS)
     layers, experts, devices = (numbers(columns[name], 0, MOST, whole=True).astype(np.int64) for name in COLUMNS)
     if len(missing := np.flatnonzero(np.bincount(layers) == 0)):
-        raise InputError(path, f"has no row of layer {missing[0]}")
+        raise InputError(path, f"has no row for MoE layer {missing[0]}")
     rows = list(zip(layers.tolist(), experts.tolist(), devices.tolist(), strict=True))
     groups = int(devices.max()) + 1
     held: list[list[list[int]]] = [[[] for _ in range(groups)] for _ in range(layers.max() + 1)]

@@ -142,7 +142,7 @@ def _in_order(sites: Sites) -> I8:
     if sites.experts % sites.groups:
         raise InputError(
             "--expert-placement", f"{sites.experts} experts cannot be distributed to {sites.groups} groups in equal "
-            "numbers; take balanced, eplb or wrapped, whose copies even them out",
+            "numbers; use balanced, eplb or wrapped, which fill the groups with copies",
         )  # fmt: skip
     return np.arange(sites.experts).reshape(sites.groups, sites.own)
 

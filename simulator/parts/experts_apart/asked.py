@@ -48,7 +48,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     batches = options_own.micro_batches or BATCHES
     made = apart_of(model, system, experts, options, options_own.experts_link, scenario.seed, bare, batches)
     if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
-        raise InputError(OPTION, f"{model.name} has experts that do not spread over devices")
+        raise InputError(OPTION, f"{model.name} has experts that cannot be distributed over devices; remove the option")
     return made
 
 
@@ -68,4 +68,4 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
         "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
     }.items():
         if there:
-            raise InputError(flag, f"cannot be combined with {OPTION}; leave one out")
+            raise InputError(flag, f"cannot be combined with {OPTION}; remove one")

@@ -36,9 +36,14 @@ def _check(attend: Deployment, hold: Deployment) -> None:
         The model has experts in its attention, or no experts.
     """
     if any(r and not r.by_request for r in (la.mixer.routed for la in attend.model.layers)):
-        raise InputError("MODEL", f"{attend.model.name} has experts in its attention")
+        raise InputError(
+            "MODEL",
+            f"{attend.model.name} has experts in its attention layers; only experts of FFN layers can be on other devices",
+        )
     if not hold.experts:
-        raise InputError("MODEL", f"{hold.model.name} has no experts to put elsewhere")
+        raise InputError(
+            "MODEL", f"{hold.model.name} has no experts that could be on other devices; remove --experts-on"
+        )
 
 
 def spent(deployment: Deployment, stage: StageCost, group: Deployment) -> tuple[float, float]:
@@ -79,7 +84,10 @@ def apart_of(
     for system in (attention, experts):
         mapping = system.mapping
         if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
-            raise InputError(OPTION, f"{system.name} has its own mapping; use plain devices")
+            raise InputError(
+                OPTION,
+                f"{system.name} has its own mapping of ops to processors; use a system without one, such as h200-x8",
+            )
     counts = {part.routed.experts for layer in model.layers for part in layer.expert_parts if part.routed.spreads}
     stages = options.pp or (None if settings is None else settings.pp) or 1
     for count in counts:

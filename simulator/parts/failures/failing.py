@@ -43,7 +43,7 @@ class Faults:
             raise InputError("--mtbf", f"must be at least {MIN_MTBF_S:g} seconds, not {self.mtbf_s}")
         for replica, time in self.at:
             if replica < 0 or not time >= 0:
-                raise InputError("--fail", f"needs REPLICA@SECONDS, 0 or more, not {replica}@{time}")
+                raise InputError("--fail", f"must be REPLICA@SECONDS, both numbers at least 0, not {replica}@{time}")
 
     def times(self, replica: int, seed: int) -> Iterator[float]:
         """Yield the failure times of one replica in order [s]; endless with an `mtbf_s`."""
@@ -70,7 +70,7 @@ def parse_faults(fail: Sequence[str] = (), mtbf: float | None = None, repair: fl
         A value out of its range, or a failure that is not written REPLICA@SECONDS.
     """
     if repair is not None and mtbf is None and not fail:
-        raise InputError("--repair", "needs failures: --mtbf or --fail")
+        raise InputError("--repair", "has no effect without failures; add --mtbf or --fail")
     return Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0) if fail or mtbf is not None else None
 
 
@@ -129,7 +129,7 @@ class Failures(RunPart):
         now = max(self.clock.now, node.clock)
         self.failures += 1
         if self.failures > MOST_FAILURES:
-            raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures")
+            raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures in this run; use a larger value")
         lost = self._unfinished(node) + self.clock.lose_parked(node)
         node.fail(now)
         node.up, node.failing = False, False

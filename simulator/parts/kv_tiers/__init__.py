@@ -46,8 +46,8 @@ PARTS = (
         asked=lambda a: getattr(a.cache, "tiers", None),
         also=("parts/adapters/run",),
         cannot={
-            "sglang": "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",
-            "tensorrt-llm": "its tree offloads by priorities as it evicts; tiers keep blocks by last use",
+            "sglang": "SGLang's tree copies nodes by their number of hits; tiers keep single blocks by last use",
+            "tensorrt-llm": "TensorRT-LLM offloads evicted blocks by priority; tiers keep blocks by last use",
         },
     ),
 )

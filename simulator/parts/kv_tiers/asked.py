@@ -61,7 +61,7 @@ def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | No
     else:
         tiers = tuple(placed(tier, system) for tier in base.tiers)
     if options.kv_prefetch and len(tiers) < 2:
-        raise InputError(PREFETCH, f"needs a tier below the first, {EXAMPLE}")
+        raise InputError(PREFETCH, f"needs at least two tiers in --kv-tiers, {EXAMPLE}")
     return TierSettings(tiers, options.kv_write or base.write, options.kv_load or base.load, options.kv_prefetch)
 
 
@@ -78,7 +78,7 @@ def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:
         name, *rest = part.strip().split(":")
         check_known(f"{TIERS} {part!r}", name, NAMES, "unknown tier")
         if any(tier.name == name for tier in out):
-            raise InputError(TIERS, f"has {name} twice")
+            raise InputError(TIERS, f"has the tier {name} twice; remove one")
         if len(rest) > 3:
             raise InputError(f"{TIERS} {part!r}", f"write NAME[:SIZE[:RATE[:US]]], {EXAMPLE}")
         out.append(_tier(part, name, rest, system))

@@ -46,12 +46,15 @@ def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> No
         Names the unsupported policy, model or system.
     """
     for wrong, what in (
-        (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
+        (not policy.caching, f"policy {policy.name}, which has no prefix cache; use --policy vllm"),
         (
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
-            f"policy {policy.name}, under which prompts run in separate steps, wait or are polled",
+            f"policy {policy.name}, which delays prompts or runs them in separate steps; use --policy vllm",
         ),
-        (deployment.system.mapping.separate, f"processors that are separate devices, {deployment.system.name}"),
+        (
+            deployment.system.mapping.separate,
+            f"the separate processors of {deployment.system.name}; use another system",
+        ),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")

@@ -299,7 +299,7 @@ def check_overlap(text: str, deployment: Deployment) -> None:
     """Reject an overlap that has no effect or is not supported on the system."""
     where = f"--overlap {text}"
     if deployment.system.mapping.separate:
-        reason = "cannot be combined with processors that are separate devices"
+        reason = "cannot be combined with a system whose processors are separate devices"
         raise InputError(where, f"{reason}, as on {deployment.system.name}")
     if not deployment.exchanges and text != "auto":
         raise InputError(

@@ -102,14 +102,16 @@ def pair_of(scenario: Scenario) -> Pair:
     options = scenario.parts["two-pools"]
     both(options)
     if scenario.parts["autoscale"].autoscale is not None:
-        reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
+        reason = "is not for two pools; use --prefill-autoscale and --decode-autoscale"
         raise InputError(AUTOSCALE, reason)
     for name in ("prefill", "decode"):
         if scenario.parts.asks("experts-apart") and getattr(options, f"{name}_autoscale") is not None:
             raise InputError(f"--{name}-autoscale", "cannot be combined with --experts-on; remove one")
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
-            reason = "cannot be combined with --prefill and --decode; write h200-x8x2 for two of a system"
+            reason = (
+                "cannot be combined with --prefill and --decode; write --prefill h200-x8x2 for two replicas of a system"
+            )
             raise InputError(flag, reason)
     prefill, decode = _side(scenario, "prefill"), _side(scenario, "decode")
     formats = [s.deployment.model.numerics.kv for s in (prefill, decode)]
@@ -201,6 +203,6 @@ def _side(scenario: Scenario, name: str) -> PoolSide:
         named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in subjects]
         raise InputError("/".join(named), error.reason) from None
     if deployment.pools:
-        raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
+        raise InputError(f"--{name}", f"{deployment.system.name} has two pools already; use a system without pools")
     deployment.memories(settings.cache_for(deployment).memory_bytes)  # raises an error if the model does not fit
     return PoolSide(deployment, settings, count, scale)

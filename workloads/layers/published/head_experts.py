@@ -48,7 +48,7 @@ class HeadExperts(WrappingKind, OfOneGroup):
         if self.base.gated:
             raise InputError("base.gated", "must be false: routed heads have no output gate")
         if not 0 <= self.shared < self.base.heads:
-            reason = f"must be from 0 to {self.base.heads - 1}, below the heads, not {self.shared}"
+            reason = f"must be from 0 to {self.base.heads - 1}(fewer than base.heads), not {self.shared}"
             raise InputError("shared", reason)
         if not 1 <= self.top_k <= self._others:
             raise InputError(

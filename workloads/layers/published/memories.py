@@ -44,7 +44,7 @@ class Memories(PlainKind):
         if self.states < 1:
             raise InputError("states", f"must be at least 1, not {self.states}")
         if not 1 <= self.top_k <= self.states:
-            reason = f"must be from 1 to the {self.states} states, not {self.top_k}"
+            reason = f"must be from 1 to states ({self.states}), not {self.top_k}"
             raise InputError("top_k", reason)
 
     @property

@@ -30,7 +30,7 @@ def _check_parts(tp: int, slices: int, **counts: int) -> None:
     """Refuse a number of devices whose parts cannot be divided into the slices."""
     for name, count in counts.items():
         if count % slices:
-            reason = f"leaves a device {count} {name}, which {slices} slices do not divide"
+            reason = f"leaves {count} {name} on a device, which is not a multiple of the {slices} slices"
             raise InputError(f"tp={tp}", reason)
 
 
@@ -66,7 +66,7 @@ class SlicedFeedForward(_Sliced, OfOneGroup):
     def __post_init__(self) -> None:
         _check_slices(self.slices, self.top_k, width=self.base.width)
         if self.base.bias:
-            raise InputError("base.bias", "must be false: slices would each have one")
+            raise InputError("base.bias", "must be false: slices have no bias")
 
     @property
     def _experts(self) -> MixtureOfExperts:

@@ -61,7 +61,7 @@ class SpanAttention(WrappingKind, PlainKind):
             raise InputError("length", f"must be at least 1, not {self.length}")
         heads = sum(count for count, _, _ in self.spans)
         if heads != self.base.heads or any(count < 1 for count, _, _ in self.spans):
-            reason = f"must be of {self.base.heads} query heads in all, not {heads}"
+            reason = f"must have {self.base.heads} query heads in sum, not {heads}"
             raise InputError("spans", reason)
         for _, _, beta in self.spans:
             if not 0.0 <= beta <= 1.0:
