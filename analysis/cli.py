@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         if error.filename is not None:
             _fail(f"{error.filename}: cannot be used ({reason})", 2)
         if not _printing(error):
-            _fail(f"cannot go on ({reason}); is a disk full?", 2)
+            _fail(f"cannot continue ({reason}); is a disk full?", 2)
         _give_up_output()
         _fail(f"standard output: cannot be written ({reason})", 2)
     except Exception as error:

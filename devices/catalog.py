@@ -221,13 +221,13 @@ def _unknown_system(name: str) -> SpecError:
     match = _SYSTEM.fullmatch(name)
     if match is not None and match["device"].lower().endswith((".yaml", ".yml")):
         return SpecError(
-            repr(name), "counts devices of a file; write a system file: name, device: "
+            repr(name), "cannot add a number of devices to a file; write a system file: name, device: "
             f"{match['device']}, devices_per_node: {match['devices']}",
         )  # fmt: skip
     if match is None:
         close = suggestion(name) or "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
         return SpecError(repr(name), f"unknown system{close}")
-    return SpecError(repr(name), f"unknown device in it{_suggest(match['device'])}")
+    return SpecError(repr(name), f"the name has an unknown device{_suggest(match['device'])}")
 
 
 def suggestion(name: str) -> str:

@@ -57,7 +57,7 @@ def doubts(spec: DeviceSpec) -> tuple[str, ...]:
     for key, value, least, most in checks:
         if not least <= value <= most:
             beyond = f"below {least:g}" if value < least else f"above {most:,g}"
-            out.append(f"{spec.name}: {key} {value:,g} is far {beyond}; a slip of the unit?")
+            out.append(f"{spec.name}: {key} {value:,g} is far {beyond}; check the unit")
     return tuple(out)
 
 

@@ -268,7 +268,7 @@ def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
     try:
         return PROCESSOR_KINDS[spec.kind].model_of(described)
     except Exception as error:
-        reason = f"kind {spec.kind} makes no cost model of it ({reason_of(error)})"
+        reason = f"kind {spec.kind} returned no cost model ({reason_of(error)})"
         raise InputError(f"{device.name}: processors.{name}", reason) from error
 
 

@@ -78,7 +78,8 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
     for what, mine, other in (("s", cost.seconds, seconds), ("J", cost.total_joules, float(joules))):
         if not np.isclose(mine, other, rtol=1e-9, atol=0.0):
             raise InputError(
-                "its cost model", f"prices {op.name} at {mine:.6g} {what} by cost and {other:.6g} {what} by row"
+                "its cost model",
+                f"is inconsistent for {op.name}: {mine:.6g} {what} by `cost`, {other:.6g} {what} by `row`",
             )
 
 

@@ -103,11 +103,11 @@ class ProcessorSpec(Spec):
         if sum(g is not None for g in given) != 1:
             raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
         if (self.kind == "fpga") != (self.engine is not None):
-            raise ValueError("kind fpga and an engine go together")
+            raise ValueError("kind fpga needs an engine, and an engine needs kind fpga")
         wanted = set(PROCESSOR_KINDS[self.kind].parameters)
         if wanted != set(self.parameters):
             named = ", ".join(sorted(wanted)) or "none"
-            raise ValueError(f"parameters of kind {self.kind} are {named}")
+            raise ValueError(f"must have all parameters of kind {self.kind} and no others: {named}")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -271,12 +271,12 @@ class DeviceSpec(Spec):
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:
         if self.on_engine and self.fabric is None:
-            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+            raise ValueError("a processor with an engine needs `fabric` of the board, and `fabric` needs an engine")
         designs = [p for p in self.processors.values() if p.kind.startswith("fpga")]
         if self.fabric is not None and not designs:
-            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+            raise ValueError("a processor with an engine needs `fabric` of the board, and `fabric` needs an engine")
         if designs and len(self.processors) > 1:
-            raise ValueError("an FPGA has one processor, its engine")
+            raise ValueError("an FPGA must have exactly one processor, with its engine")
         if self.fabric is not None:
             self._fits(designs, self.fabric)
         return self

@@ -211,7 +211,7 @@ def frames(
     check_seed(seed)
     spec, where = load(model, system)
     if where.devices_per_node * where.nodes > 1:
-        raise InputError(where.name, "images run on one FPGA here; use x1")
+        raise InputError(where.name, "only one FPGA is simulated for images; use the system with -x1")
     if spec.front is None:
         raise InputError(spec.name, "takes tokens, not images; use opbyte compare or simulate")
     d = deploy_fpga(spec, where.device)

@@ -178,7 +178,7 @@ def _on_board(model: ModelSpec, system: SystemSpec, load: StepLoad, routing: str
     """Return a step on FPGA boards, simulated by the engine's events; only images can use several boards."""
     devices = num_devices(system)
     if devices > 1 and not load.images:
-        raise InputError(system.name, "a language model runs on one FPGA here; use x1")
+        raise InputError(system.name, "only one FPGA is simulated for a language model; use the system with -x1")
     d = deploy_fpga(model, system.device)
     check_schedule(d, load.schedule)
     needed, available = needed_bytes(model, system, load), available_bytes(system)

@@ -41,7 +41,7 @@ def warnings_of(scenario: Scenario, run: Run) -> tuple[str, ...]:
         node = system.device.node_size
         if system.devices_per_node > node:
             text = f"a node of {system.device.name} has {node} devices, {system.name} has"
-            out.append(f"{text} {system.devices_per_node}: one link joins them all here")
+            out.append(f"{text} {system.devices_per_node}: all are simulated with the links of one node")
     # Only for vLLM's policy without an engine file: the file itself states how experts are distributed.
     serving = scenario.serving
     named_vllm = serving.policy == scenario.deployment.framework == "vllm" and serving.engine is None

@@ -70,7 +70,11 @@ def fastest_training(
     trainings, refused = study.fitting(_candidates(spec, where, given))
     if not trainings:
         too_large = [error for error in refused if isinstance(error, CapacityError)]
-        raise (too_large[-1:] or refused or [InputError("--search", "has no candidates")])[0]
+        raise (
+            too_large[-1:]
+            or refused
+            or [InputError("--search", "finds no parallel layout for these options; set fewer of them")]
+        )[0]
     ways = {(training.layout, training.options): training for training in trainings}
     trainings = study.ranked(ways.values())
     return replace(trainings[0], tried=tuple(map(_row, trainings[:SHOWN])), candidates=len(trainings))

@@ -291,7 +291,7 @@ def reproduce(
         extra["kept"] = kept
     if device is not None:
         if "device" not in takes:
-            raise InputError("--device", f"{experiment} compares no device of yours")
+            raise InputError("--device", f"{experiment} has no comparison with another device; remove it")
         extra["device"] = device
     return run(seeds, routing, progress, **extra)
 

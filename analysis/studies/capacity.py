@@ -103,7 +103,7 @@ def capacity(
     """
     level = read_level(slo)
     if "system" in options:
-        raise InputError("--system", "is one of --systems here")
+        raise InputError("--system", "cannot be used with capacity; use --systems")
     scenario = Scenario.of(model, **options)
     names = variants(systems, scenario, devices)
     if search is not None:

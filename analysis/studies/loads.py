@@ -203,7 +203,7 @@ def needs_promises(run: Run, where: str) -> Classes:
         There are no classes, or a class has no SLO.
     """
     if "classes" not in run.parts:
-        raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")
+        raise InputError(where, "needs --classes with a latency limit for each class, such as chat:ttft_p99=0.5")
     classes: Classes = run.parts["classes"]
     for c in classes.kinds:
         if c.attained is None and c.sent and not c.kept:

@@ -98,7 +98,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
         raise InputError("--search", "applies to systems, not to pools; use only --systems")
     given = [n for n in ("tp", "dp", "ep", "pp") if getattr(scenario.deployment, n) is not None]
     if given:
-        raise InputError(f"--{given[0]}", "is what --search layouts sets")
+        raise InputError(f"--{given[0]}", "is set by --search layouts; remove one")
     model = scenario.model
     assert model is not None
     spec = model if isinstance(model, ModelSpec) else load_model(model)
@@ -125,7 +125,9 @@ def _pairs(pools: PoolOptions, devices: int | None) -> list[Variant]:
     check_count(devices, "--devices", 2, 2 * MAX_REPLICAS)
     for flag, (name, count) in zip(("--prefill", "--decode"), sides, strict=True):
         if count != 1:
-            raise InputError(flag, f"is one system with --devices, which says how many: {name}")
+            raise InputError(
+                flag, f"must not have a number xN with --devices, which sets the number of systems: {name}"
+            )
     sizes = _devices(names[0]), _devices(names[1])
     pairs_found = [
         _pair(names, (n, (devices - n * sizes[0]) // sizes[1]))
@@ -134,8 +136,8 @@ def _pairs(pools: PoolOptions, devices: int | None) -> list[Variant]:
     ]
     if not pairs_found:
         raise InputError(
-            "--devices", f"{devices} are not made of {names[0]} ({sizes[0]} devices) and "
-            f"{names[1]} ({sizes[1]}), one of each or more",
+            "--devices", f"{devices} is not the sum of systems {names[0]} ({sizes[0]} devices) and "
+            f"{names[1]} ({sizes[1]}), at least one of each",
         )  # fmt: skip
     return pairs_found
 

@@ -92,7 +92,7 @@ def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | No
             rows += _of_points(path, progress)
     rows = [row for row in rows if abs(row.simulated[TIMES.index(1.0)] / row.simulated[0] - 1.0) >= SEEN]
     if not rows:
-        raise InputError(str(paths[0]), "has no row that a constant fitted to deployments is part of")
+        raise InputError(str(paths[0]), "has no row that uses a constant fitted to deployments")
     names = dict.fromkeys(row.constant for row in rows)
     return ConstantsValidation(tuple(score(n, [r for r in rows if r.constant == n]) for n in names), tuple(skipped))
 

@@ -87,7 +87,7 @@ def check_cpu(paths: Iterable[Path]) -> tuple[list[CpuCheck], list[Skipped]]:
     for path in paths:
         kernel = path.stem.removeprefix(STEM)
         if kernel not in spaces:
-            raise InputError(path, f"is of no kernel with configurations ({', '.join(spaces)})")
+            raise InputError(path, f"must be a table of a kernel with configurations ({', '.join(spaces)})")
         default = asdict(spaces[kernel].default)
         wanted = ["device", *spaces[kernel].shape, *default, "seconds", "steady"]
         columns = read_whole(path, wanted)

@@ -112,7 +112,7 @@ def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: l
     if family.name == "gemm":  # kernels of inputs alone say nothing of a framework's products
         whose = labels[table["n"] > 0.0]
         reasons[~np.isin(labels, whose) & (reasons == "") & bool(len(whose))] = (
-            "none of its framework's products was timed"
+            "no matmul of the same framework was measured"
         )
     good = reasons == ""
     for i in np.flatnonzero(~good):

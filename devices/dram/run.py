@@ -73,9 +73,7 @@ def check(memory: DramSpec, run: PatternRun) -> None:
     if run.refresh == "pb" and (t.RFC_PB is None or t.REFI_PB is None):
         raise InputError(memory.name, "has no timings RFC_PB and REFI_PB, which refresh=pb needs; use refresh=all")
     if run.channels > memory.organisation.channels:
-        raise InputError(
-            f"nch={run.channels}", f"is too large: {memory.name} has {memory.organisation.channels} channels"
-        )
+        raise InputError(f"nch={run.channels}", f"{memory.name} has only {memory.organisation.channels} channels")
     if not 10 <= run.length < MOST_REQUESTS:
         raise InputError(f"requests={run.length}", "must be a number of requests from 10 to 2^40 - 1")
 

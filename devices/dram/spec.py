@@ -259,5 +259,5 @@ def _catalog_memory(name: str) -> tuple[DramSpec, dict[str, str]]:
     path = _files()[name]
     spec, sources = build(DramSpec, load_description(path, _find, IDENTITY))
     if spec.name != name:
-        raise SpecError(path, f"its name is {spec.name!r}; the file must be called so")
+        raise SpecError(path, f"its name is {spec.name!r}; rename the file to this name")
     return spec, sources

@@ -186,7 +186,7 @@ def _times(value: float | tuple[float, ...], factor: float) -> float | tuple[flo
 
 
 def _setting(name: str) -> Setting:
-    check_known(name, name, SETTINGS, "is not a number of a device that can be set")
+    check_known(name, name, SETTINGS, "is not a number of the device that can be changed")
     return SETTINGS[name]
 
 

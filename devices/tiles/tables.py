@@ -155,7 +155,7 @@ def read_configs(
             continue
         for stem in stems[1:]:
             if stem not in by_stem:
-                raise InputError(by_stem[stems[0]], f"needs {stem}.csv beside it")
+                raise InputError(by_stem[stems[0]], f"needs the file {stem}.csv in the same folder")
         new, left = _near_best(FORMS[kernel], *(by_stem[stem] for stem in stems))
         measured, skipped, used = measured + new, skipped + left, used | set(stems)
     if "gemm" in by_stem:
@@ -259,7 +259,9 @@ def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
     known = [d == "fp8_block" for d in columns["dtype"].cells]
     out, skipped = [], []
     if not all(known):
-        skipped.append(Skipped(str(path), 0, f"{known.count(False)} rows of libraries that choose the tile"))
+        skipped.append(
+            Skipped(str(path), 0, f"{known.count(False)} rows left out, because their libraries choose the tile")
+        )
     sizes = np.stack([numbers(columns[key], 1, 1 << 24, whole=True) for key in ("m", "n", "k")], axis=1).astype(int)
     seconds = numbers(columns["measured_s"], 0)
     for device in dict.fromkeys(map(str, columns["device"].cells)):

@@ -53,7 +53,7 @@ class Sites:
 
     def __post_init__(self) -> None:
         if not self.experts <= self.groups * self.slots:
-            raise InputError(f"{self.groups} groups of {self.slots} slots", f"do not hold {self.experts} experts")
+            raise InputError(f"{self.groups} groups of {self.slots} slots", f"are too few for {self.experts} experts")
         if self.slots > self.experts:
             raise InputError(
                 "--redundant-experts",

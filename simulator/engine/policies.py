@@ -388,6 +388,5 @@ def check_order(policy: Policy) -> None:
     """
     if policy.order in LANED:
         raise InputError(
-            f"--policy {policy.name}",
-            "orders by priority only where its own scheduler runs: a model whose layers all cache every token",
+            f"--policy {policy.name}", "supports priorities only for models in which all layers cache every token"
         )

@@ -22,7 +22,7 @@ MOST_KEPT = 20_000_000
 def check_kept(count: int) -> None:
     """Refuse more requests than memory can hold if all are kept."""
     if count > MOST_KEPT:
-        text = f"must be at most {MOST_KEPT:,} where all are kept (what lets go of some: docs/clusters.md)"
+        text = f"must be at most {MOST_KEPT:,} because all are kept in memory (docs/clusters.md names options that keep fewer)"
         raise InputError("--requests", text)
 
 

@@ -63,8 +63,8 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str, modelopt
     if dtype in MADE[engine] and own in ("bf16", "fp16"):
         return model, True
     raise InputError(
-        f"--dtype {dtype}", f"no checkpoint of {model} in it is known, and {engine} makes none as it "
-        "loads; quantise one, and name its folder",
+        f"--dtype {dtype}", f"no checkpoint of {model} in this format is known, and {engine} cannot quantise while it "
+        "loads; give the folder of a quantised one",
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def _compose(copies: Copies) -> dict[str, Any]:
     if copies.copies * copies.devices > copies.node:
         raise InputError(
             "--emit compose",
-            f"starts one host of {copies.node} devices, not {copies.copies * copies.devices:,}; llm-d and dynamo start more",
+            f"starts one host of {copies.node} devices, not {copies.copies * copies.devices:,}; use llm-d or dynamo for more",
         )
     names = [f"engine-{i}" for i in range(copies.copies)]
     services: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def _compose(copies: Copies) -> dict[str, Any]:
 def _dynamo(copies: Copies) -> dict[str, Any]:
     """Return a DynamoGraphDeployment that starts the replicas."""
     if copies.launch.keys.get("data_parallel_size"):
-        raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; llm-d can")
+        raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; use llm-d")
     runs = ["python3", "-m", f"dynamo.{WORKERS[copies.engine]}"]
     if copies.engine == "tensorrt-llm":
         words = [*runs, "--model-path", copies.launch.model, "--extra-engine-args", OPTIONS]
@@ -132,9 +132,11 @@ def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 def _llm_d(copies: Copies) -> dict[str, Any]:
     """Return the values of llm-d's chart that start the replicas."""
     if copies.engine != "vllm":
-        raise InputError("--emit llm-d", f"starts vLLM, not {copies.engine}; dynamo and compose do")
+        raise InputError("--emit llm-d", f"starts only vLLM, not {copies.engine}; use dynamo or compose")
     if copies.devices > copies.node:
-        raise InputError("--emit llm-d", f"starts copies of one node of {copies.node} devices; dynamo more")
+        raise InputError(
+            "--emit llm-d", f"starts replicas of at most one node, {copies.node} devices; use dynamo for larger ones"
+        )
     ranks = int(copies.launch.keys.get("data_parallel_size", 1))
     words = copies.serves
     container = {

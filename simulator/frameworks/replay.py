@@ -175,9 +175,11 @@ def _case(path: Path, number: int, line: str) -> ScheduleCase:
         raise InputError(where, f"is not a schedule: {error!r}") from None
     for k, asked in enumerate(requests):
         if not (asked.follows < k and asked.input >= 1 and asked.output >= 1):
-            raise InputError(where, f"request {k} needs tokens, and to follow an earlier one if any")
+            raise InputError(
+                where, f"request {k} must have input and output tokens, and may follow only an earlier request"
+            )
     if len(done) != len(requests):
-        raise InputError(where, f"has {len(requests)} requests, but {len(done)} that are done")
+        raise InputError(where, f"has {len(requests)} requests, but `done` has {len(done)}")
     return ScheduleCase(name, engine_of(Path(where), settings), requests, plans, done)
 
 

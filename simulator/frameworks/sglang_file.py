@@ -264,9 +264,9 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     option_names, deepep = ["deepep_mode", "deepep_config"], _backend(keys) == "deepep"
     doubts = [] if deepep else without_effect(keys, option_names, "without moe_a2a_backend: deepep")
     if sends:
-        doubts += not_simulated(keys, {"deepep_config": "how many SMs exchange is not modelled"})
+        doubts += not_simulated(keys, {"deepep_config": "the number of SMs for exchanges is not simulated"})
         if not apart:
-            why = "enable_dp_attention and dp_size above 1: before it attention runs rank by rank here"
+            why = "enable_dp_attention and dp_size above 1, because only attention of data-parallel ranks is simulated with it"
             raise needs(keys, "moe_a2a_backend", why)
     if keys.count("moe_dense_tp_size", 1, 1) != tp and keys.values.get("moe_dense_tp_size"):
         raise SpecError(

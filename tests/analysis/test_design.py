@@ -246,7 +246,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     nan = raw["design"] | {"workloads": [{"closed_loop": float("nan")}]}
     assert "design.workloads.closed_loop: must be a finite number" in refusal(written(raw | {"design": nan}, tmp_path))
     raw["design"]["search"] = {}
-    assert "an empty space" in refusal(written(raw, tmp_path))
+    assert "and not be empty" in refusal(written(raw, tmp_path))
     raw["design"]["search"] = {"modulos": [1]}
     assert "is neither a parameter of the device nor an option; did you mean 'modules'" in refusal(
         written(raw, tmp_path)
@@ -359,5 +359,5 @@ def test_fpga_engines_are_spaces() -> None:
     few = design("fpga-streams", budget="dsp<=3000").to_dict()["front"]
     assert 0 < len(few) < len(data["front"])
     assert max(e["metrics"]["dsp"] for e in few) <= 3000
-    assert "runs on the engines of fpga-streams" in refusal("fpga-arrays", models="llama-3-8b")
+    assert "needs another space of engines: use fpga-streams" in refusal("fpga-arrays", models="llama-3-8b")
     assert "no engine is within the limits: dsp<=1: dsp is from" in refusal("fpga-streams", budget="dsp<=1")

@@ -130,7 +130,7 @@ def test_a_full_disk_is_not_blamed_on_standard_output(ask: Ask, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", full)
-    assert "cannot go on (No space left on device)" in ask("inspect", "grok-1").refused()
+    assert "cannot continue (No space left on device)" in ask("inspect", "grok-1").refused()
 
 
 def test_misspelt_settings_of_an_engine_are_named(write: Write) -> None:

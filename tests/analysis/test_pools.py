@@ -120,8 +120,8 @@ def test_capacity_tries_every_ratio_and_names_the_pool(ask: Ask) -> None:
     assert all(f.limit is not None and f.limit.resource.startswith("prefill pool") for f in found[1:])
     for arguments, line in (
         (("--devices", 4, "--systems", "h100-x1"), "--devices: belong to two pools"),
-        (("--devices", 5, "--prefill", "h100-x2", "--decode", "h100-x2"), "are not made of"),
-        (("--devices", 4, "--prefill", "h100-x1x2", "--decode", "h100-x1"), "--prefill: is one system"),
+        (("--devices", 5, "--prefill", "h100-x2", "--decode", "h100-x2"), "is not the sum of systems"),
+        (("--devices", 4, "--prefill", "h100-x1x2", "--decode", "h100-x1"), "--prefill: must not have a number xN"),
         ((), "--systems: needs comma-separated names"),
     ):
         assert line in ask("capacity", MODEL, "--slo", "ttft_p99=1", *arguments).refused()

@@ -145,7 +145,7 @@ def test_unknown_devices(name: str, says: str) -> None:
         ("h100-x4097", "must be 1 to 4096"),
         ("h100-0x8", "must be 1 to 4096"),
         ("h100-x" + "9" * 5000, "must be 1 to 4096"),
-        ("h100-x-x4", "unknown device in it"),
+        ("h100-x-x4", "the name has an unknown device"),
         ("", "unknown system"),
         ("no.yaml", "no such file"),
     ],

@@ -129,7 +129,7 @@ def test_experts_of_a_model_keep_no_adapters() -> None:
     ("make", "message"),
     [
         (lambda: tenants_of(None, 8, None, None), "--adapter-rank: needs --adapters"),
-        (lambda: tenants_of(4, 8, 5, None), "--adapters-resident: must be at most --adapters .4."),
+        (lambda: tenants_of(4, 8, 5, None), "--adapters-resident: must be at most --adapters (4)"),
         (lambda: tenants_of(4, 8, 4, "measured"), "must be uniform or power_law:S"),
         (lambda: tenants_of(4, 8, 4, "power_law:x"), "--adapter-popularity"),
         (lambda: with_adapters(load_model("llama-2-7b"), Tenants(1, 5000, 1)), "at most 4096"),

@@ -253,8 +253,8 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
         (("even", 3, None), "must fill the 16 groups"),
         (("even", 1600, None), "more than the 64 experts"),
         (("even", 0, "far"), "must be any, node, local"),
-        (("file:", None, None), "write file:PATH"),
-        (("sorted:3", None, None), "write file:PATH"),
+        (("file:", None, None), "must be file:PATH"),
+        (("sorted:3", None, None), "must be file:PATH"),
     ],
 )
 def test_bad_options_are_refused(options: tuple[str | None, int | None, str | None], says: str) -> None:

@@ -96,7 +96,7 @@ def test_llm_d() -> None:
     [
         ("compose", "vllm", Start(4), 3, "one host of 8 devices, not 12"),
         ("dynamo", "vllm", Start(1, dp=8, ep=8), 1, "data-parallel ranks of vLLM"),
-        ("llm-d", "sglang", Start(4), 1, "starts vLLM, not sglang"),
+        ("llm-d", "sglang", Start(4), 1, "starts only vLLM, not sglang"),
         ("llm-d", "vllm", Start(8, pp=2), 1, "one node of 8 devices"),
     ],
 )

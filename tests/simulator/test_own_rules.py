@@ -296,7 +296,7 @@ def test_a_prompt_waits_for_what_another_computes(reuse: bool) -> None:
 
 def test_priorities_need_the_own_scheduler() -> None:
     """With attention windows its fields stand for it, and those know one order."""
-    with pytest.raises(InputError, match="orders by priority only where its own scheduler runs"):
+    with pytest.raises(InputError, match="supports priorities only for models"):
         Engine(small("windowed"), make_policy("sglang+priority"))
 
 

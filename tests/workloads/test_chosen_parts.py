@@ -84,8 +84,8 @@ def test_all_chosen_is_the_plain_layer_exactly(ours: Any, plain: Any) -> None:
         (lambda: SlicedFeedForward(replace(FFN, bias=True), 4, 2), "base.bias: must be false"),
         (lambda: SlicedFeedForward(FFN, 3, 1), "slices: 3 does not divide width=2048"),
         (lambda: Memories(NET, 0, 1), "states: must be at least 1, not 0"),
-        (lambda: Memories(NET, 4, 5), "top_k: must be from 1 to the 4 states"),
-        (lambda: Memories(NET, 4, 0), "top_k: must be from 1 to states (4), not 0"),
+        (lambda: Memories(NET, 4, 5), "top_k: must be from 1 to states .4., not 5"),
+        (lambda: Memories(NET, 4, 0), "top_k: must be from 1 to states .4., not 0"),
         (lambda: Memories(NET, 4, 2).shard(3), "does not divide the 4 linear key heads"),
         (lambda: ModalMamba(MAMBA, 0), "modalities: must be at least 1, not 0"),
         (lambda: AttentionMixture(LARGE, 0), "experts: must be at least 1, not 0"),
@@ -213,7 +213,7 @@ def test_one_modality_alone_loads_one_expert(shares: str) -> None:
 
 @pytest.mark.parametrize(
     ("routing", "said"),
-    [("modality", "write modality:SHARE,SHARE"), ("modality:0,0", "needs shares from 0 on, not all 0"),
+    [("modality", "must be modality:SHARE,SHARE"), ("modality:0,0", "needs shares from 0 on, not all 0"),
      ("modality:a,1", "needs shares from 0 on"), ("modality:-1,2", "needs shares from 0 on"),
      ("modality:1,1,1", "has 3 shares, but layers of the model have 2 experts"),
      ("modality:nan,1", "needs shares from 0 on"), ("modality:inf,1", "needs shares from 0 on")],

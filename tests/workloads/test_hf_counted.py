@@ -114,7 +114,7 @@ def test_a_class_with_a_key_that_no_family_reads_is_refused_by_what_it_shares(mo
         model_from_keys({**UNKNOWN, **more}, name="m", where="m")
     text = str(error.value)
     assert "unknown architecture 'NewForCausalLM'; families that share its keys:" in text
-    assert f"not understood by the first: {next(iter(more))}" in text
+    assert f"; keys that the first of them does not read: {next(iter(more))}" in text
     assert "did you mean" not in text
 
 

@@ -143,7 +143,7 @@ def test_bad_trace(client: Client, text: str) -> None:
 
 
 def test_overlapping_windows(client: Client) -> None:
-    with pytest.raises(InputError, match=r"c-trace\.csv:2: window starts before"):
+    with pytest.raises(InputError, match=r"c-trace\.csv:2: this time window starts before"):
         open_requests(client("0,1,1,Gamma,1,1\n300,1,1,Gamma,1,1\n")).read()
 
 
@@ -177,5 +177,5 @@ def test_bad_dataset(client: Client, dataset: object, reason: str) -> None:
 def test_missing_dataset(client: Client) -> None:
     path = client()
     path.with_name("c-dataset.json").unlink()
-    with pytest.raises(InputError, match=r"has no c-dataset\.json beside it"):
+    with pytest.raises(InputError, match=r"needs the file c-dataset\.json in the same folder"):
         open_requests(path)

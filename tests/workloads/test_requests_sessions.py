@@ -65,7 +65,7 @@ def test_columns_that_contradict(tmp_path: Path, header: str, part: str) -> None
         open_requests(path).read()
     assert "\n" not in str(caught.value)
     path.write_text("arrival_s,input_tokens,output_tokens,predecessor\n0,1,1,\n")
-    with pytest.raises(InputError, match="no request_id"):
+    with pytest.raises(InputError, match="but not request_id"):
         open_requests(path).read()
 
 

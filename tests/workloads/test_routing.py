@@ -155,7 +155,7 @@ def test_chunks_are_as_uneven_as_measured(data_set: Callable[[str], Path]) -> No
         ("power_law", "power_law:EXPONENT"),
         ("power_law:x", "exponent from 0 to 10"),
         ("power_law:11", "exponent from 0 to 10"),
-        ("uniform:1", "takes nothing"),
+        ("uniform:1", "has no parameter"),
         ("trace:no-such-file.csv", "no-such-file.csv"),
     ],
 )

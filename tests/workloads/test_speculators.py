@@ -134,7 +134,7 @@ def test_traces_tell_the_chances_of_requests(tmp_path: Path) -> None:
     assert own[[0, 2]].tolist() == [0.75, 1.0]
     assert own[1] != own[1]
     path.write_text("arrival_s,input_tokens,output_tokens,acceptance\n0,5,5,0.75\n1,5,5,1.5\n")
-    with pytest.raises(InputError, match=r"requests\.csv:3: acceptance '1\.5' must be a chance"):
+    with pytest.raises(InputError, match=r"requests\.csv:3: acceptance '1\.5' must be a probability"):
         open_requests(str(path)).read()
 
 

@@ -111,7 +111,7 @@ def glm5_next(c: Config) -> ModelSpec:
         d_conv=config.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
     )  # fmt: skip
     if c.size("index_topk") % pool:
-        raise c.error("index_topk", f"must be a multiple of index_kpool ({pool})")
+        raise c.error("index_topk", f"must be a multiple of index_kpool, {pool}")
     index = Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool)
     sparse = [SparseLatentAttention(read_latent(c), index, not runs) for runs in indexing(c)]
     mixers: list[LayerKind] = [delta if one else sparse[i] for i, one in enumerate(linear)]
@@ -240,7 +240,7 @@ def qwen4_exp(config: Config) -> ModelSpec:
         if config.size("indexer_kv_heads", default=1) != 1:
             raise config.error("indexer_kv_heads", "must be 1: only indexers with one key head are supported")
         if budget % pool:
-            raise config.error("indexer_budget", f"must be a multiple of indexer_compress_ratio ({pool})")
+            raise config.error("indexer_budget", f"must be a multiple of indexer_compress_ratio, {pool}")
         heads, dim = config.size("indexer_n_heads"), config.size("indexer_head_dim")
         attention = BlockSparseAttention(attention, pool, budget // pool, heads, dim, pool)  # type: ignore[arg-type]  # it is an Attention
     delta = delta_net(config, hidden)

@@ -59,7 +59,7 @@ class CompressedAttention(PlainKind):
         if not 0 <= self.rope_dim < self.head_dim:
             raise InputError("rope_dim", f"must be below head_dim ({self.head_dim})")
         if self.indexer is not None and self.indexer.pool != self.ratio:
-            raise InputError("indexer.pool", f"must be equal to ratio ({self.ratio})")
+            raise InputError("indexer.pool", f"must be equal to the ratio, {self.ratio}")
 
     def _row(self, pool: int = 1) -> LayerCache:
         wide = self.head_dim - self.rope_dim

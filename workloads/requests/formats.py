@@ -45,7 +45,7 @@ def _own_columns(form: RequestFormat) -> None:
     for name in FORMATS.names():
         other = FORMATS[name]
         if (set(other.columns), other.json_lines) == (set(form.columns), form.json_lines):
-            raise InputError("its columns", f"identify format {name!r} already")
+            raise InputError("its columns", f"already identify format {name!r}")
 
 
 FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns, home=__package__)

@@ -122,7 +122,9 @@ def _hash_ids(path: Path, line: int, item: dict[str, Any], most: int) -> tuple[i
     if ids and not (min(ids) >= 0 and max(ids) < 2**63):
         raise InputError(at_line(path, line), "hash_ids must be from 0 to 2**63 - 1")
     if len(ids) > most:
-        reason = f"has {len(ids)} hash_ids, but the prompt has {most} blocks of {PREFIX_BLOCK_TOKENS} tokens"
+        reason = (
+            f"{len(ids)} hash_ids are too many: blocks of the prompt, {most}; tokens per block, {PREFIX_BLOCK_TOKENS}"
+        )
         raise InputError(at_line(path, line), reason)
     return tuple(ids)
 

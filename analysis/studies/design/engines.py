@@ -294,11 +294,11 @@ def engines(
     """
     (model, *others) = models or space.models or ("",)
     if others or not model:
-        raise InputError("--models", "of a space of FPGA engines is one model")
+        raise InputError("--models", "must be one model for a space of FPGA engines")
     limits = space.limits if budget is None else read_limits(budget, "", METRICS)
     if (load_model(model).front is None) != (space.engine == "streams"):
         other = "fpga-arrays" if space.engine == "streams" else "fpga-streams"
-        raise InputError("--models", f"{model} runs on the engines of {other}")
+        raise InputError("--models", f"{model} needs another space of engines: use {other}")
     answer = search(model, space.board, progress=progress)
     pairs = list(zip(answer.records(), answer.front, strict=True))
     feasible = tuple(design for row, design in pairs if all(limit.holds(row) for limit in limits))

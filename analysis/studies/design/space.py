@@ -75,18 +75,18 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
         return None
     where = f"{path}: design.fleet"
     if not isinstance(given, dict) or set(given) != {"systems", "plain"}:
-        raise InputError(where, "must be {systems: HOW MANY, plain: SYSTEM}")
+        raise InputError(where, "must be {systems: NUMBER, plain: SYSTEM}")
     systems = check_count(given["systems"], f"{where}.systems", 2, MAX_REPLICAS)
     plain, described = load_system(str(given["plain"])), describe_system(path)[0]
     if plain.nodes * plain.devices_per_node != described.nodes * described.devices_per_node:
         raise InputError(f"{where}.plain", "must have as many devices as the file's system")
     if OWN not in searched:
-        raise InputError(f"{path}: design.search", f"of a fleet needs {OWN}: from 0 to {systems}")
+        raise InputError(f"{path}: design.search", f"needs for a fleet the key {OWN}, numbers from 0 to {systems}")
     for value in searched[OWN]:
         check_count(value, f"{path}: design.search.{OWN}", 0, systems)
     for name in searched:
         if name.startswith(PARAMETER):
-            reason = "is a parameter of the device: of a fleet search its systems and options"
+            reason = "is a parameter of the device, but a fleet searches only numbers of systems and options; remove it"
             raise InputError(f"{path}: design.search.{name.removeprefix(PARAMETER)}", reason)
     return MixedFleet(systems, str(given["plain"]), path.absolute(), silicon_of(plain.device))
 
@@ -299,7 +299,7 @@ def _searched(
     """Read `search` of a space: names of the axes, what each one sets, and its values."""
     where = f"{path}: {BLOCK}.search"
     if not isinstance(given, dict) or not given:
-        raise InputError(where, "must map parameters to their values: an empty space")
+        raise InputError(where, "must map parameters to their values, and not be empty")
     names, settings, values = [], [], []
     for name, entry in given.items():
         axis = read_axis(str(name), entry, f"{where}.{name}")
@@ -307,7 +307,7 @@ def _searched(
             raise InputError(f"{where}.{name}", "needs values, or grid: {low, high, points}")
         if name in template.names:
             if any(isinstance(v, (str, bool, type(None))) for (v,) in axis.values):
-                raise InputError(f"{where}.{name}", "is a parameter of the device: needs numbers")
+                raise InputError(f"{where}.{name}", "must have numbers, because it is a parameter of the device")
             settings.append(PARAMETER + str(name))
         elif name == OWN and fleet:
             settings.append(OWN)

@@ -59,7 +59,7 @@ def read_search(text: str | None) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             hint = nearest(name, known) or f"; known: {', '.join(known)}"
-            raise InputError("--search", f"tries no {name!r}{hint}")
+            raise InputError("--search", f"unknown choice {name!r}{hint}")
     return names
 
 

@@ -105,7 +105,7 @@ def read_axis(name: str, given: Any, where: str) -> Axis:
     if kind == "values":
         return Axis(columns, parameters, _rows(entry["values"], len(columns), f"{where}.values"))
     if len(columns) > 1:
-        raise InputError(where, "several parameters at once need rows of values")
+        raise InputError(where, "an axis of several parameters needs rows of values")
     span = _range(entry[kind], f"{where}.{kind}", kind == "grid")
     if span.points is None:
         return Axis(columns, parameters, (), span)

@@ -88,7 +88,7 @@ FIXED_METRICS = ("step_s", "tokens_per_s", "joules", "processor_area_mm2")
 def _check_step_parameter(name: str, where: str) -> None:
     """Refuse keys of a machine; options of a step are looked at where it is costed."""
     if name.startswith(DEVICE):
-        raise InputError(where, f"is of {KERNEL}: {BEST}; system.PATH reaches into the description")
+        raise InputError(where, f"needs {KERNEL}: {BEST}; for a key of the description use system.PATH")
 
 
 OF_FIXED = FileKind(_check_step_parameter, FIXED_METRICS, FIXED_METRICS, frozenset(FIXED_METRICS))
@@ -280,7 +280,7 @@ def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis],
         if "classes" in axis.parameters:
             known += [row[axis.parameters.index("classes")] for row in axis.values]
     if not known:
-        reason = "needs classes with a latency each, such as chat:ttft_p99=0.5"
+        reason = "needs classes with a latency limit each, such as chat:ttft_p99=0.5"
         raise InputError(f"{path}: {asked}", reason)
     for text in known:
         where = str(path.parent / str(text)) if is_classes_path(str(text)) else str(text)

@@ -256,7 +256,7 @@ def sweep(
     folder = Path(out) if out is not None else Path(path.stem)
     every = list(plan.points())
     if not every:
-        raise InputError(f"{path}: constraints", "leave no point")
+        raise InputError(f"{path}: constraints", "exclude all points; change or remove one")
     with OutputFolder(folder) as files:
         with OutcomeFile(folder) as stored:
             points, runs = {stored.key(point.settings): point for point in every}, stored.study(where)

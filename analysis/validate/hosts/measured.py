@@ -98,7 +98,7 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
         return HostRun(folder.name, known.system, partial(_by_request, known, part))
     run = read_run(runs.runs[0])
     if run.requests is None and part < 1.0:
-        raise InputError("--part", f"needs recorded requests; {run.name} is known by its stages")
+        raise InputError("--part", f"needs recorded requests; {run.name} has only results per stage")
     compared = partial(_by_stage, run) if run.requests is None else partial(_recorded, run, run.requests, part)
     return HostRun(run.name, deployment_of(run, KERNELS)[0].system, compared)
 

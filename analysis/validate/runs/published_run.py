@@ -150,7 +150,7 @@ def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck:
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
-        raise InputError("metric", f"none of its metrics is known, such as {known}")
+        raise InputError("metric", f"has no supported metric, such as {known}")
     return _checked(run, {name: simulated[name] for name in measured}, basis, factors)
 
 

@@ -51,10 +51,7 @@ def check_tiers(deployment: Deployment, policy: Policy, kv_rules: KvRules) -> No
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
             f"policy {policy.name}, which delays prompts or runs them in separate steps; use --policy vllm",
         ),
-        (
-            deployment.system.mapping.separate,
-            f"the separate processors of {deployment.system.name}; use another system",
-        ),
+        (deployment.system.mapping.separate, f"the separate processors of {deployment.system.name}"),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
