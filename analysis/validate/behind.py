@@ -1,9 +1,10 @@
-"""Write what measured rows stand behind each kernel set (`devices.calibrated.behind`).
+"""Write the errors of each kernel set on measured rows (`devices.calibrated.behind`).
 
-Each device in turn is left out, with its kernel set: its parameters come from all other sets (`kernel_sets.borrowed`),
-as for a device without rows. The interval is the 10th to 90th percentile of measured over predicted of the other
-devices, each left out, by family, of devices with another set of their silicon or without (`kernel_sets.alike`). It is
-correct if 80 % of a device's rows are inside.
+Transfer errors: each device is predicted without its own kernel set, with parameters from all other sets
+(`kernel_sets.borrowed`), as for a device without rows. The interval of a family is the 10th to 90th percentile of
+measured over predicted time of the other devices, each of them predicted in this way. Devices whose silicon has another
+set (`kernel_sets.alike`) and devices without one have separate intervals. An interval is correct if it contains 80 % of
+a device's rows.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ from ...devices.spec import DeviceSpec
 from .check import Check
 
 LEAST = 20
-"""Rows of a device from which it tells of others, each device as much as any."""
+"""Minimum rows of a device whose errors count in the intervals of other devices."""
 INSIDE = (0.1, 0.5, 0.9)
 
 
 def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
-    """Predict the times of a device's rows with its frameworks' kernels fitted on other devices [s]."""
+    """Predict the times of a device's rows [s] with the kernel parameters of other devices, framework by framework."""
     family, out = rows.family, np.empty(len(rows.x))
     owner_name = "" if spec.kernels is None else owner(spec.kernels, family.name)
     names = {label: name for name, label in LABELS.items()}
@@ -55,7 +56,7 @@ def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
 
 
 def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
-    """Return the check of a device's rows predicted by the kernel sets of other devices."""
+    """Return measured times and predictions of `from_others` for the rows that the device's frameworks can run."""
     family, run = rows.family, some_of(rows, ~unserved(rows))
     said = from_others(spec, run)
     return Check(family.name, family.title, device, "transferred", run.table, said, run.measured, rows=run)
@@ -63,7 +64,7 @@ def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
 
 @cache
 def left_alike(device: str, name: str) -> bool:
-    """Whether a device of the catalog, left out with its set, is of the silicon of a set that is left."""
+    """Return whether another kernel set than the device's own is of the same silicon; `name` is a kernel family."""
     spec = load_device(device)[0]
     owner_name = "" if spec.kernels is None else owner(spec.kernels, name)
     return alike(spec, families().get(name) or LAYER_FAMILIES[name], owner_name)
@@ -101,7 +102,7 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
 
 
 def spread(logs: Sequence[F8]) -> tuple[float, float, float]:
-    """Quantiles of measured over predicted from their logarithms, devices of equal weight."""
+    """Return the quantiles `INSIDE` of measured over predicted time; each device's logarithms have the same total weight."""
     values = np.concatenate(logs)
     weight = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in logs])
     order = np.argsort(values, kind="stable")
@@ -118,11 +119,10 @@ Found = Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]]
 
 
 def evidence_files(measured: Found) -> dict[str, str]:
-    """Return the name of a set -> its CSV, and the CSV of the transfer errors.
+    """Return the CSV text of each kernel set, by its name, and of the transfer errors, under `TRANSFER`.
 
-    Logarithms are of measured over predicted, in hundredths. The sets' parameters were fitted to
-    these rows; errors are stretched by what seeing a shape is worth, the quotient of the errors by
-    shape and of the fit in the device's own calibration.
+    Columns low, middle and high are percentiles of 100 ln(measured / predicted). The sets' parameters were fitted to
+    the same rows. So these errors are multiplied by the error of unseen shapes over the error of the fit (`_unseen`).
 
     Parameters
     ----------
@@ -163,7 +163,10 @@ def evidence_files(measured: Found) -> dict[str, str]:
 def _errors(
     spec: DeviceSpec, family: Family, rows: FamilyRows, owner: str
 ) -> Iterable[tuple[str, F8, npt.NDArray[np.bool_]]]:
-    """Framework, errors of its parameters, and the rows that they are of."""
+    """Yield a framework, the errors ln(measured / predicted) of its kernel parameters, and the mask of their rows.
+
+    The last entry, `MEASURED`, has all rows, each predicted with the kernels of its framework.
+    """
     stretch = _unseen(spec, family.name)
     drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
     away, branch = unserved(rows), family.kernel_of(rows.x)
@@ -191,7 +194,7 @@ def _logs(family: Family, entry: SetEntry, rows: FamilyRows) -> F8:
 
 
 def _unseen(spec: DeviceSpec, family: str) -> float:
-    """Return the error of unseen shapes over the error of fitted ones."""
+    """Return the error of unseen shapes over the error of fitted shapes in a device's calibration; at least 1."""
     fits = spec.calibration.get(family)
     if fits is None or {"fit", "by_shape"} - fits.errors.keys():
         return 1.0
@@ -203,7 +206,10 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
 
 
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
-    """Return the median error of each with the parameters of every other of its silicon, relative to its own."""
+    """Yield the bias of each device's set on the rows of another device, minus its bias on the rows of its own device.
+
+    A bias is the median of ln(measured / predicted). All devices are of one silicon.
+    """
     for one, (_, rows) in enumerate(devices):
         for other, (entry, other_rows) in enumerate(devices):
             if one != other:
@@ -211,7 +217,7 @@ def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> 
 
 
 def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:
-    """Add errors to `cells`, by the number format and the rounded size of their calls."""
+    """Add errors to `cells`, keyed by family, framework `key`, number format and rounded size of the calls."""
     at = np.rint(places(family, x)).astype(np.int64)
     for format_, place, error in zip(formats_of(family, x), at.tolist(), errors, strict=True):
         sizes = "/".join(map(str, place))
@@ -219,7 +225,7 @@ def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key
 
 
 def _quantiles(parts: Sequence[F8]) -> tuple[float, float, float]:
-    """10th, 50th and 90th percentile of measured over predicted, from logarithms."""
+    """Return the 10th, 50th and 90th percentile of measured over predicted time, given its logarithms."""
     low, middle, high = np.exp(np.quantile(np.concatenate(parts), [0.1, 0.5, 0.9]))
     return float(low), float(middle), float(high)
 

@@ -34,18 +34,18 @@ FIGURES = ("median_ape", "p90_ape", "median_bias")
 
 @dataclass(frozen=True, slots=True)
 class Calibration(Compared):
-    """Fits of every family that has rows, by device.
+    """Kernel models fitted to measured tables, by device and kernel family.
 
     Attributes
     ----------
     fits : mapping of str to mapping of str to FamilyFit
         Device -> family -> fit.
     measured : mapping of str to mapping of str to FamilyRows
-        The rows used, also of families with too few of them to fit.
+        The rows used, by device and family, including families with too few rows for a fit.
     skipped : list of Skipped
         Rows not used and why.
     own : Path or None
-        The device's description where it is a file, not of the catalog.
+        File of the device's description; None for devices of the catalog.
     """
 
     fits: Mapping[str, Mapping[str, FamilyFit]]
@@ -76,12 +76,12 @@ class Calibration(Compared):
         ]
 
     def yaml(self, device: str) -> str:
-        """The device's description with the fitted parameters."""
+        """Return the YAML description of a device with the fitted parameters."""
         base = device if self.own is None else str(self.own.resolve())
         return device_yaml(device, self.fits[device], base)
 
     def report(self) -> str:
-        """The page of cross-validated errors, as Markdown."""
+        """Return the page of cross-validated errors as Markdown."""
         return report(self.fits, self.measured)
 
 
@@ -116,18 +116,18 @@ def calibrate(
     device : str
         Catalog name or alias, a YAML file, or "all" for every device of the tables.
     date : str, optional
-        Date to store, YYYY-MM-DD; today without it.
+        Date to store, YYYY-MM-DD; by default today's.
     family : str, optional
-        Family of all tables, for any file names.
+        Kernel family of all tables; by default each file's name gives it.
     progress : callable, optional
-        Called with what is being fitted.
+        Called with the device and the family that are being fitted.
     kept : Kept
         Fits that an earlier call finished; this call adds its own.
 
     Raises
     ------
     InputError
-        Unknown device, or no usable row of it.
+        Unknown device, or too few usable rows of it in every family.
     """
     spec = None if device == ALL else load_device(device)[0]
     described = None if spec is None or spec.name in list_devices() else spec
@@ -154,7 +154,7 @@ def calibrate(
 
 
 def _fitted(rows: FamilyRows, day: str, kept: Kept) -> FamilyFit:
-    """Return the fit of a family, which does not depend on the day except for its date."""
+    """Return the fit of a family with date `day`; an earlier call's fit is used again if `kept` has it."""
     known = [rows.family.name, rows.h, rows.x, rows.table.columns] if kept else None
     return replace(kept.once(known, partial(calibrate_family, rows, "")), date=day)
 
@@ -172,7 +172,7 @@ def _of_device(names: Any, wanted: str, described: DeviceSpec | None) -> Any:
 
 
 def stamp(text: str | None) -> str:
-    """A date as given, or today's."""
+    """Return a given date, YYYY-MM-DD, or today's date if `text` is None; refuse other text."""
     if text is None:
         return datetime.date.today().isoformat()
     try:

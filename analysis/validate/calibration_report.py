@@ -17,12 +17,12 @@ from .check import Check
 
 
 def intro(page: str) -> str:
-    """Text above the tables of a page."""
+    """Return the text above the tables of a page, as Markdown."""
     return (Path(__file__).parent / "pages" / f"{page}.md").read_text(encoding="utf-8")
 
 
 def set_report(sets: Mapping[str, Entries]) -> str:
-    """The page as Markdown."""
+    """Return the page of shared kernel sets as Markdown: for each family, the errors of all sets by framework."""
     parts = [intro("kernel-sets")]
     for name, family in families().items():
         entries_held = {key: found[name] for key, found in sets.items() if name in found}
@@ -53,7 +53,7 @@ Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
 def leave_one_device_out(rows: DeviceRows) -> dict[str, dict[str, Check]]:
-    """Return family -> device -> predictions of its rows from the other devices only."""
+    """Return, by family and device, a check of the device's rows against predictions without its own kernel set."""
     out: dict[str, dict[str, Check]] = {}
     for device in sorted(rows.keys() & set(list_devices())):  # a description of one's own has no kernel set
         spec, rows_of = load_device(device)[0], rows[device]
@@ -64,7 +64,7 @@ def leave_one_device_out(rows: DeviceRows) -> dict[str, dict[str, Check]]:
 
 
 def report(fits: Fits, rows: DeviceRows) -> str:
-    """The page as Markdown."""
+    """Return the page of cross-validated errors as Markdown: one table per family, one row per device."""
     others = leave_one_device_out(rows)
     parts = [intro("calibration")]
     for name, family in families().items():
@@ -99,7 +99,7 @@ def _row(
 
 
 def _over_roofline(r: FamilyRows) -> float:
-    """Median of measured time over roofline, of the tenth with the longest rooflines."""
+    """Return the median of measured over roofline time, for the tenth of the rows with the longest roofline times."""
     floor = r.family.roofline(r.h, r.x)
     long = floor >= np.quantile(floor, 0.9)
     return float(np.median(r.measured[long] / floor[long]))

@@ -1,4 +1,4 @@
-"""What every validation is: rows, what is predicted of them, what was measured, bounds, and what was left out."""
+"""Results that all validations share: predicted and measured values, accepted errors, and skipped input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..show.text import Records, Rows, seconds
 WORDS = {"median_ape_bound": "median at most", "p90_ape_bound": "9 of 10 at most", "n": "rows",
          "median_ape": "median error", "p90_ape": "9 of 10 within"}  # fmt: skip
 NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
-"""Units of values that are not times, by a part of their names."""
+"""Units of metrics that are not times, by a part of their names."""
 
 
 def for_people(rows: Rows) -> Records:
@@ -47,32 +47,32 @@ def for_people(rows: Rows) -> Records:
 
 
 def percent(value: float | None, sign: str = "") -> str:
-    """A fraction for people."""
+    """Return a fraction as a percentage with one decimal, and with its sign if `sign` is "+"; "-" for None."""
     return "-" if value is None else f"{value:{sign}.1%}"
 
 
 def left_out(skipped: Sequence[Skipped]) -> Records:
-    """Return the text on rows and files that were not used."""
+    """Return the skipped rows and files as a table: file, line and reason."""
     return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
 
 
 def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[str, Any]:
-    """Return the errors of one predicted value, and the share of measured ones inside their intervals."""
+    """Return number, median, 90th percentile and bias of relative errors, and the share of measured values in their intervals."""
     covered = [x for x in inside if x is not None]
     values = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
     return {"n": len(off), **values, "within": sum(covered) / len(covered) if covered else None}
 
 
 ALIKE = 0.37
-"""How alike points of one system are in lying within their intervals or not: intra-class correlation over 101 systems, 380
-rates, times a token and batches of published runs ($OPBYTE_DATA/real_runs)."""
+"""Intra-class correlation of whether the interval of a point contains its measured value, with systems as classes. Source:
+101 systems, 380 rates, times per token and batches of published runs ($OPBYTE_DATA/real_runs)."""
 
 
 def by_chance(systems: Sequence[str]) -> dict[str, Any]:
-    """Return the number of systems, and the 90 % range of the share inside true 80 % intervals.
+    """Return the number of systems, and the 90 % range of the share of points inside correct 80 % intervals.
 
-    Errors of points of one system are correlated, so the share of few systems is uncertain: for one, beta distributed
-    about `LEVEL`.
+    `systems` has the system of each point. Errors of points of one system are correlated, so the share of each system is
+    sampled from a beta distribution with mean `LEVEL` and the intra-class correlation `ALIKE`.
     """
     many = list(Counter(systems).values())
     if not many:
@@ -85,7 +85,7 @@ def by_chance(systems: Sequence[str]) -> dict[str, Any]:
 
 
 class Compared(Result):
-    """A validation; where it has a field `skipped`, that is what of its input was left out."""
+    """Result of a validation; a field `skipped`, if there is one, lists the input that was not used."""
 
     __slots__ = ()
     skipped: Sequence[Any]
@@ -100,7 +100,7 @@ class Compared(Result):
 
 
 class Checked(Compared):
-    """A validation with a field `checks`, each with a `record` and a verdict `passed`."""
+    """Result of a validation with a field `checks`; each check has a method `record` and a verdict `passed`."""
 
     __slots__ = ()
     checks: Sequence[Any]
@@ -126,13 +126,13 @@ class Check:
     basis : str
         Where the parameters come from: "fitted", "transferred" or "default".
     predicted, measured : float64 array, shape (n,)
-        Of each row [s], or [W].
+        Values of each row: times [s], or power [W].
     bounds : BoundsSpec or None
-        Largest accepted errors; None if there is no bar.
+        Largest accepted errors; None if no errors are judged.
     held : bool array, shape (n,), or None
-        The rows that the bounds are for, `MIN_ROWS` at least; all of them without it.
+        Rows that the bounds apply to; by default all. With fewer than `MIN_ROWS` of them there is no verdict.
     seen : int
-        Rows of sources that the model was fitted to.
+        Number of rows from sources that the model was fitted to.
     rows : FamilyRows or None
         The same rows as quantities of a kernel family.
     more, last : mapping
@@ -164,7 +164,7 @@ class Check:
 
     @property
     def passed(self) -> bool | None:
-        """Whether the errors are within the bounds; None without bounds, or rows that these are for."""
+        """Return whether the errors are within the bounds; None without bounds, or with too few rows that they apply to."""
         off = self.off if self.held is None else self.off[self.held]
         if self.bounds is None or (self.held is not None and len(off) < MIN_ROWS):
             return None
@@ -173,7 +173,7 @@ class Check:
         return small and abs(errors.median_bias) <= self.bounds.median_bias
 
     def record(self) -> dict[str, Any]:
-        """One row of a table, as numbers."""
+        """Return the check as one row of a table: errors, bounds and verdict."""
         e, most = self.errors, self.bounds
         return {
             "family": self.family, "device": self.device, "n": e.rows, **e.figures(), "basis": self.basis, **self.more,
@@ -186,10 +186,10 @@ Refit = Callable[[Widths], Interval]
 
 
 class IntervalBasis(NamedTuple):
-    """Inputs of an interval, from which it can be recomputed with other widths.
+    """Inputs of a metric's interval, from which it can be recomputed with other widths of error factors.
 
-    `quantity` whose errors a fit takes from it ("" of none), the kernels' own interval, how much of each factor the run has, and the
-    interval by given widths.
+    `quantity`: the quantity whose widths a fit learns from this metric ("": none). `kernels`: interval of the kernels only.
+    `amounts`: amount of each error factor in the run. `refit`: returns the interval for given widths.
     """
 
     quantity: str
@@ -205,17 +205,17 @@ class RunCheck:
     Attributes
     ----------
     stage : int or None
-        None for a static batch and for a published point.
+        Number of the stage; None for a static batch and for a published point.
     measured, simulated : dict of str to float
-        By metric, SI units; the same metrics in both.
+        Values by metric, in SI units; the same metrics in both.
     costs : str
-        System, and what the ops' times came from.
+        System, and source of the ops' times.
     group : str
-        Set that a published point is of.
+        Data set of a published point.
     factors : mapping of str to Interval
-        Factors on the simulated values that have an interval, by metric.
+        Intervals as factors on the simulated values, by metric.
     basis : mapping of str to IntervalBasis
-        What these follow from, by metric.
+        Inputs of these intervals, by metric.
     labels : mapping of str to str
         Device, model, engine with its version, and concurrency of a published point.
     """
@@ -237,7 +237,7 @@ class RunCheck:
         )
 
     def metrics(self, sure: bool = False) -> dict[str, dict[str, Any]]:
-        """Measured, simulated and relative error of every metric, and the ends of its interval where one is asked for."""
+        """Return measured and simulated value and relative error of every metric; with `sure` also the ends of its interval."""
         out: dict[str, dict[str, Any]] = {}
         for name, value in self.measured.items():
             value_own = self.simulated[name]
@@ -254,7 +254,7 @@ class RunCheck:
         return low <= self.measured[name] and (high is None or self.measured[name] <= high)
 
     def table(self, sure: bool = False) -> Records:
-        """Return the metrics as a table, with their intervals where they are asked for."""
+        """Return the metrics as a table of text, with `sure` including their intervals."""
         out = []
         for name, v in self.metrics(sure=True).items():
             row: dict[str, Any] = {"metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),

@@ -28,25 +28,26 @@ if TYPE_CHECKING:
 F8 = npt.NDArray[np.float64]
 DEEPEST = max(score.DEPTHS)
 OTHERS = "others"
-"""Constants that were fitted without the device they predict."""
+"""Choice of constants: for each device, constants fitted to the other devices."""
 CHOICES = ("stored", "none", OTHERS)
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigCheck:
-    """One kernel on one device whose near-best configurations are known.
+    """Check of one kernel on one device whose near-best configurations were measured.
 
     Attributes
     ----------
     seconds : float64 array, shape (shapes, configurations)
+        Predicted times [s].
     default_s : float64 array, shape (shapes,)
-        Predicted seconds of the defaults.
+        Predicted times of the default configurations [s].
     chosen : list of int arrays
-        First choices of each shape; configurations that differ only in their group are counted once.
+        Configurations of each shape, fastest prediction first; those that differ only in group_m are counted once.
     look_ups : mapping of str to dict
-        Hits of other devices' lists at the same shapes.
+        Hit rates if the best configurations of another device are used at the same shapes, by device.
     bounds : Bounds or None
-        What the committed constants must reach; None with others, and on other devices.
+        Accepted hit rates and errors; None if there are none for this kernel and device.
     """
 
     measured: MeasuredKernel
@@ -58,7 +59,7 @@ class ConfigCheck:
 
     @property
     def best(self) -> F8:
-        """Predicted seconds of the configurations that were measured to be best."""
+        """Return the predicted times of the configurations with the best measured time, shape (shapes,) [s]."""
         return self.seconds[np.arange(len(self.measured.shapes)), self.measured.best]
 
     @property
@@ -110,7 +111,7 @@ class ConfigCheck:
 
 @dataclass(frozen=True, slots=True)
 class FixedCheck:
-    """One kernel of a known tile: errors of the rows whose (n, k) no fit saw."""
+    """Check of one kernel with a fixed tile, on the rows whose (n, k) was not used in a fit."""
 
     fixed: FixedTile
     predicted: F8
@@ -160,14 +161,14 @@ def _errors(errors: F8) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class ConfigValidation(Checked):
-    """How well configurations are ranked and timed, device by device.
+    """Quality of the ranking and of the predicted times of kernel configurations, by device.
 
     Attributes
     ----------
     which : str
-        Constants used: "stored", "none", or "others", fitted without the device.
+        Constants used: "stored" (committed), "none" (without any measurement) or "others" (fitted without the device).
     fitted : str or None
-        YAML of new constants, where a fit was made.
+        YAML of new constants; None without a fit.
     """
 
     checks: Sequence[ConfigCheck | FixedCheck | CpuCheck]
@@ -213,7 +214,7 @@ class ConfigValidation(Checked):
         return {"constants": self.which, "rows": rows, "passed": self.passed, "skipped": [str(s) for s in self.skipped]}
 
     def predictions(self) -> pd.DataFrame:
-        """The first picks of every shape with their seconds, measured ones where listed."""
+        """Return the best ranked configurations of every shape with predicted times, and measured times if known [s]."""
         import pandas as pd
 
         out: Records = []
@@ -245,15 +246,15 @@ class ConfigValidation(Checked):
 def validate_configs(
     tables: Iterable[str | Path], which: str = "stored", refit: bool = False, date: str | None = None
 ) -> ConfigValidation:
-    """Rank the configurations of measured tables, and compare.
+    """Rank the kernel configurations of measured tables by predicted time, and compare with the measured ranking.
 
     Parameters
     ----------
     tables : paths
-        Folders with ``KERNEL_near_best.csv``, its shapes and grid, with ``gemm.csv``, or with what
-        `measure configs` wrote.
+        Folders with ``KERNEL_near_best.csv``, its shapes and grid; with ``gemm.csv``; or with the tables that
+        `measure configs` writes.
     which : str
-        Constants: "stored", "none", or "others" for ones fitted to the other devices of the tables.
+        Constants: "stored", "none", or "others" (fitted to the other devices of the tables).
     refit : bool
         Also fit new constants to all of the tables.
     date : str, optional

@@ -1,8 +1,8 @@
-"""Constants that were fitted to deployments, each scored by what it was not fitted to (``opbyte validate constants``).
+"""Cross-validation of constants that were fitted to deployments (``opbyte validate constants``).
 
-Every row is simulated with each constant that it has at some multiples of its value (`TIMES`); between them a time is linear.
-With a model, a device or a source left out, the multiple is the one with the least mean error over the rest, and the rows
-left out are judged by it. A constant that does worse there than none does not carry over.
+Every row is simulated with multiples (`TIMES`) of each constant that applies to it. Between these multiples its time is
+interpolated linearly. Then each model, device or source is left out in turn: the multiple with the least mean error on
+the other rows predicts the rows left out. A constant carries over if this error is smaller than the error without it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TRIED = np.arange(0.0, 1.51, 0.05)
 """Multiples that a fit may choose."""
 AXES = ("model", "device", "source")
 SEEN = 0.02
-"""Part of a time that a constant is at least of the rows that tell of it."""
+"""Minimum share of a row's time that a constant must have for the row to count."""
 FIRST_USE = "first use of experts"
 
 
 class ConstantRow(NamedTuple):
-    """A measured time, and what is simulated at each of `TIMES`, of one constant."""
+    """A measured time [s], and the simulated times [s] with each multiple in `TIMES` of one constant."""
 
     constant: str
     model: str
@@ -49,7 +49,7 @@ class ConstantRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConstantsValidation(Compared):
-    """A row for every constant that something measured has; see `score`."""
+    """Scores of all constants that apply to some measured row, one row per constant (`score`)."""
 
     scores: tuple[dict[str, Any], ...]
     skipped: tuple[str, ...] = ()
@@ -68,19 +68,19 @@ class ConstantsValidation(Compared):
 
 
 def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | None = None) -> ConstantsValidation:
-    """Score the constants that rows of tables of points and of static batches have.
+    """Score the constants that apply to rows of tables of serving points and of static batches.
 
     Parameters
     ----------
     paths : sequence of path-like
         Tables in the form of ``$OPBYTE_DATA/serving_points/points.csv`` or ``$OPBYTE_DATA/real_runs/anl_static.csv``.
     progress : callable, optional
-        Told (done, of how many).
+        Called with (points simulated, points in total).
 
     Raises
     ------
     InputError
-        A table that cannot be used, or no row with such a constant.
+        A table that cannot be used, or no row that such a constant applies to.
     """
     rows, skipped = list[ConstantRow](), list[str]()
     for path in map(Path, paths):
@@ -98,14 +98,14 @@ def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | No
 
 
 def _host(framework: str, version: tuple[int, ...]) -> str:
-    """The constant of a version's host; empty where it has none."""
+    """Return the name of the host constant of a framework's version; empty if it has none."""
     first, second = (*version, 0, 0)[:2] if version else (99, 0)
     upkeep = upkeep_of(framework, (first, second))
     return f"host of {framework} from {'.'.join(map(str, upkeep.since))}" if upkeep.why else ""
 
 
 def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]:
-    """Return TPOT of points whose version has a separate constant, TTFT of points with experts."""
+    """Yield TPOT rows of points whose version has a host constant, and TTFT rows of points with experts."""
     points, _ = read_points(path)
     hosts = {p: _host(NAMES.get(p.framework, ""), p.version) for p in points if p.framework in NAMES}
     with_host = [p for p in points if p.version and hosts.get(p)]
@@ -129,7 +129,7 @@ def _row(constant: str, p: ServingPoint, measured: float, simulated: Sequence[fl
 
 
 def _of_runs(runs: Sequence[PublishedRun], skipped: list[str]) -> Iterator[ConstantRow]:
-    """Static batches of versions whose host has a constant."""
+    """Yield the latency rows of static batches whose version has a host constant; add failed runs to `skipped`."""
     for run in runs:
         name = _host(run.framework, number_of(run.version) or ())
         if run.load.kind != "batch" or not name:
@@ -146,10 +146,12 @@ def _of_runs(runs: Sequence[PublishedRun], skipped: list[str]) -> Iterator[Const
 
 
 def score(name: str, rows: Sequence[ConstantRow]) -> dict[str, Any]:
-    """Mean errors with and without a constant, and of what a fit has not seen.
+    """Return the mean relative errors with a constant, without it, and of rows left out of a fit of its multiple.
 
-    Multiples of its value are those with the least error: `best` of all rows, `MODEL_low` to `MODEL_high` with each model
-    left out. `carries_over` says whether what was left out is nearer with the constant than without; None where nothing could be.
+    `best` is the multiple of its value with the least error over all rows. For each of `AXES` (model, device, source), one
+    label after another is left out of the fit: `AXIS_error` is the mean error of the rows left out, `AXIS_low` and
+    `AXIS_high` are the extreme multiples. `carries_over`: whether every `AXIS_error` is below the error without the
+    constant; None if no axis has two labels.
     """
     off = np.array([np.abs(np.interp(TRIED, TIMES, r.simulated) / r.measured - 1.0) for r in rows])
     errors_by_name, mean_errors, better = np.mean(off, axis=0), dict[str, float | None](), list[bool]()

@@ -24,7 +24,7 @@ from ...workloads.kernel_tables import Skipped
 
 STEM = "configs_"
 REGRET = 1.10
-"""Geometric mean of the model's regret that a quiet machine must stay within."""
+"""Largest accepted geometric mean of the model's regret."""
 TEXT = ("device", "kernel")
 UNKNOWN = dict.fromkeys(
     (
@@ -39,23 +39,23 @@ UNKNOWN = dict.fromkeys(
         "speedup_median_ape",
     )
 )
-"""Values of a check of configurations that only censored tables have."""
+"""Values of a `ConfigCheck` that checks of CPU kernels and of fixed tiles lack."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuCheck:
-    """One kernel on one machine: the model's choices against the best of all that were timed."""
+    """Check of one kernel on one machine: times of the model's choices over the best times of all configurations."""
 
     device: str
     found: Choice
 
     @property
     def passed(self) -> bool:
-        """Whether the model's choice is as good as it should be, on shapes that it was not fitted on."""
+        """Return whether the mean regret on shapes that the model was not fitted to is at most `REGRET`."""
         return self.found.fitted.geomean <= REGRET
 
     def row(self) -> dict[str, Any]:
-        """Return the values of the check; None for censored tables."""
+        """Return the values of the check; None for those that it lacks (`UNKNOWN`)."""
         c = self.found
         regret = {"model": c.fitted, "unfitted": c.unfitted, "default": c.default, "random": c.random}
         return {
@@ -66,7 +66,7 @@ class CpuCheck:
 
 
 def tables_in(paths: Iterable[str | Path]) -> list[Path]:
-    """Tables of configurations of CPU kernels, of files and of folders and their ``tables``."""
+    """Return the given files, and files in the given folders and their ``tables``, whose names start with `STEM`."""
     out: list[Path] = []
     for path in map(Path, paths):
         inside = [*path.glob("*.csv"), *path.glob("tables/*.csv")] if path.is_dir() else [path]
@@ -75,7 +75,7 @@ def tables_in(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def check_cpu(paths: Iterable[Path]) -> tuple[list[CpuCheck], list[Skipped]]:
-    """Judge the model of the CPU kernels on what `measure configs` wrote.
+    """Compute the regret of the CPU kernels' model on tables that `measure configs` wrote.
 
     Raises
     ------
@@ -109,18 +109,19 @@ def check_cpu(paths: Iterable[Path]) -> tuple[list[CpuCheck], list[Skipped]]:
 F8 = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 NOISE = 0.05
-"""Relative error of a time that weighs as much as a constant one `factor` from its start."""
+"""Relative error of a time that costs a fit as much as a constant that differs from its start by its `factor`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedShape:
-    """One shape with all its configurations that count.
+    """One shape with all configurations whose times were steady.
 
     Attributes
     ----------
     seconds : float64 array, shape (configs,)
+        Measured times [s].
     default : int
-        Which configuration is the kernel's default.
+        Index of the kernel's default configuration.
     """
 
     shape: Mapping[str, int]
@@ -130,7 +131,7 @@ class TimedShape:
     default: int
 
     def predicted(self, form: CpuForm, p: Mapping[str, float]) -> F8:
-        """The model's seconds of every configuration."""
+        """Return the model's time of every configuration with parameters `p`, shape (configs,) [s]."""
         return np.array([form.seconds(p, self.core, self.shape, c) for c in self.configs])
 
     def regret(self, predicted: F8) -> float:
@@ -151,18 +152,19 @@ class Regret:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the model of one kernel comes to.
+    """Quality of the model of one kernel.
 
     Attributes
     ----------
     shapes, configs, left_out : int
-        Shapes and configurations judged, and shapes that the machine disturbed.
+        Number of shapes and configurations used, and number of shapes with too few steady times.
     fitted, unfitted, default, random : Regret
-        `fitted` on shapes that its constants were not fitted on.
+        Regret of the fitted model on shapes that it was not fitted to, and of the model with its initial constants, the
+        kernel's default and a random choice on all shapes.
     median_ape : float
-        Of the fitted model's seconds on those shapes.
+        Median relative error of the fitted model's times on shapes that it was not fitted to.
     parameters : dict of str to float
-        Fitted on all shapes.
+        Constants fitted to all shapes.
     """
 
     kernel: str
@@ -178,11 +180,14 @@ class Choice:
 
 
 FEWEST = 4
-"""Configurations of a shape that must count, and shapes that can be halved."""
+"""Minimum number of steady configurations of a shape, and of shapes of a kernel."""
 
 
 def choice(kernel: str, rows: Sequence[Row], default: Mapping[str, int]) -> Choice | None:
-    """Judge the model of one kernel on rows of one machine; None with too few that count."""
+    """Fit the model of one kernel to each half of a machine's shapes and test it on the other half.
+
+    Returns None if fewer than `FEWEST` shapes have enough steady times.
+    """
     form, (shapes, left_out) = FORMS[kernel], timed(rows, default)
     if len(shapes) < FEWEST:
         return None
@@ -206,7 +211,7 @@ def choice(kernel: str, rows: Sequence[Row], default: Mapping[str, int]) -> Choi
 
 
 def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[TimedShape], int]:
-    """Shapes with the configurations that count, and how many shapes were left out."""
+    """Return the shapes with their steady configurations, and the number of shapes with too few of them."""
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     fields = tuple(default)
     shape = tuple(n for n in rows[0] if n in SHAPE) if rows else ()
@@ -229,7 +234,7 @@ SHAPE = ("m", "n", "k", "batch", "kv_len", "q_len", "kv_prefix", "heads_q", "hea
 
 
 def fit(form: CpuForm, shapes: Sequence[TimedShape]) -> dict[str, float]:
-    """Constants of a form from timed shapes, each shape with equal weight, held near their starts."""
+    """Fit a form's constants to timed shapes of equal weight, with a penalty on their distance from the initial values."""
     from scipy.optimize import least_squares
 
     names = list(form.parameters)
