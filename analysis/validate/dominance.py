@@ -1,8 +1,8 @@
-"""Is a device with higher peaks ever slower? Steps of the catalog's models on all of its devices.
+"""Steps of the catalog's models on all of its devices, to check that no device with higher peaks is slower.
 
-A step's ops depend on the model and its layout and not on the device, so they are built once and
-costed on every device. Tests compare all pairs of devices whose peaks are ordered; the same
-steps are what the shared kernel parameters are fitted under (`kernel_sets`).
+A step's ops depend on the model and its layout, not on the device. So they are built once and costed on every device.
+Tests compare all pairs of devices whose peaks are ordered. Fits of shared kernel parameters (`kernel_sets`) use the
+same steps as constraints.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ MODELS = (
     "jamba-mini", "qwen3-next-80b-a3b", "opt-66b", "falcon-180b", "kimi-k2", "grok-1",
 )  # fmt: skip
 DTYPES = (None, "bf16", "fp8", "fp8_block", "nvfp4", "int8")
-"""Formats of the weights; None: as published."""
+"""Formats of the weights; None: the checkpoint's format."""
 DEGREES = (1, 8)
-"""Devices of one node that split every layer."""
+"""Tensor-parallel degrees: devices of one node that share every layer."""
 BATCHES = ((1, 512, 0), (1, 4096, 0), (1, 32768, 0), (8, 4096, 0), (16, 32768, 0), (64, 512, 0),
            (64, 4096, 0), (512, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 128), (0, 0, 1024),
            (0, 0, 4096), (0, 0, 16384))  # fmt: skip
-"""Decodes, their context, and tokens of one prompt."""
+"""Batches: number of decodes, context of each, and tokens of one prompt (0: no prompt)."""
 OTHER = "other"
-"""Ops without a kernel model: the bare time of their traffic."""
+"""Name of the ops without a kernel model; their time is their traffic over the nominal bandwidth."""
 HOST = "b200"
-"""Device whose systems lay the models out; it computes in every format."""
+"""Device on whose systems the ops of a step are built, because it supports every format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Model, lengths and batch of a step."""
+    """One step: model, weight format, tensor-parallel degree, number of decodes, their context, and prompt tokens."""
 
     model: str
     dtype: str | None
@@ -62,12 +62,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepSweep:
-    """Steps, and by family the distinct calls they make.
+    """Steps, and their distinct kernel calls by family.
 
     Attributes
     ----------
     probes : mapping of str to Probes
-        Family -> calls; `OTHER` -> bytes moved.
+        Distinct calls of each family, and how often each step makes them. For `OTHER` a call is its bytes moved.
     """
 
     steps: tuple[Step, ...]
@@ -81,14 +81,14 @@ class StepSweep:
         return np.array([step.dtype == dtype for step in self.steps])
 
     def narrowed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Steps in fp8, and the same ones in bf16."""
+        """Return the indices of steps in fp8, and the indices of the same steps in bf16."""
         at = {step: i for i, step in enumerate(self.steps)}
         pairs = [(i, at[wide]) for step, i in at.items() if step.dtype == "fp8" and (wide := _wide(step)) in at]
         both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
     def seconds(self, spec: DeviceSpec, values: Mapping[str, F8]) -> F8:
-        """Seconds of every step on one device, with parameters by family."""
+        """Return the time of every step on one device [s]; `values` are the kernel parameters by family."""
         h, total = hardware(spec), np.zeros(len(self.steps))
         for name, probes in self.probes.items():
             if name == OTHER:
@@ -108,7 +108,7 @@ def sweep(
     degrees: Sequence[int] = DEGREES,
     batches: Sequence[tuple[int, int, int]] = BATCHES,
 ) -> StepSweep:
-    """Build the steps; combinations that a model refuses are left out."""
+    """Build the steps of all combinations; combinations that a model does not support are skipped."""
     from scipy.sparse import csr_matrix
 
     steps: list[Step] = []
@@ -157,7 +157,7 @@ def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
 
 @cache
 def products() -> dict[str, DeviceSpec]:
-    """Devices of the catalog that are one processor and name their kernels."""
+    """Return the catalog's devices that have a single processor and name a kernel set."""
     specs = {name: load_device(name)[0] for name in list_devices()}
     alone = {name: spec for name, spec in specs.items() if len(spec.processors) == 1}
     return {name: spec for name, spec in alone.items() if spec.kernels is not None}

@@ -23,19 +23,19 @@ from .check import Compared
 
 COLUMNS = ("simulator", "config", "pattern", "params")
 RESULTS = ("peak_x_ext", "achieved_x_ext")
-"""Parameters that hold results, as those that start with ``out_`` do; no part of a row's id."""
+"""Parameters with results of the simulator, like all that start with ``out_``; they are not part of a row's id."""
 
 WORST, MEDIAN = 0.03, 0.003
-"""Largest error of a judged row, and of the median of Ramulator 2.1's rows."""
+"""Largest accepted error of a row with a tolerance, and of the median over Ramulator 2.1's rows."""
 
 RAMULATOR, DRAMSIM, ATTACC = "ramulator2.1", "dramsim3", "attacc-ramulator2"
 JUDGED_PIM = ("pim_mac_ab", "pim_mac_sb")
-"""Of AttAcc's simulator: streams over many banks; single-bank streams are only reported."""
+"""Patterns of AttAcc's simulator with a tolerance: streams over many banks. Other patterns are only reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One row of the file."""
+    """One row of a table of DRAM runs: `measured` is the fraction of peak bandwidth that the simulator reached."""
 
     simulator: str
     config: str
@@ -46,20 +46,20 @@ class Reference:
 
     @property
     def id(self) -> str:
-        """``simulator/config/pattern/params`` without results."""
+        """Return the row's name: ``simulator/config/pattern/params``, without results."""
         params = ";".join(f"{key}={value}" for key, value in self.params.items())
         return f"{self.simulator}/{self.config}/{self.pattern}/{params}"
 
     @property
     def judged(self) -> bool:
-        """Whether the row has a measurement and a tolerance."""
+        """Return whether the row has a measurement and a tolerance."""
         if self.measured is None:
             return False
         return self.simulator == RAMULATOR or (self.simulator == ATTACC and self.pattern.startswith(JUDGED_PIM))
 
     @property
     def timed(self) -> bool:
-        """Whether the row counts for the speed: Ramulator 2.1, one channel."""
+        """Return whether the row counts for the reported simulation speed: Ramulator 2.1 with one channel."""
         return self.simulator == RAMULATOR and self.params.get("nch", "1") == "1"
 
 
@@ -80,13 +80,13 @@ class Simulated:
 
     @property
     def within(self) -> bool:
-        """Whether a judged row keeps its tolerance."""
+        """Return whether the error is within the tolerance; True for rows without a tolerance."""
         return not self.row.judged or (self.error is not None and abs(self.error) <= WORST)
 
 
 @dataclass(frozen=True, slots=True)
 class DramValidation(Compared):
-    """All rows of a file, in its order."""
+    """The rows of a table of DRAM runs with simulated values, in the order of the file."""
 
     FILE = "dram.json"
     TABLES = (("rows.csv", "frame", SIGNIFICANT),)
@@ -95,14 +95,14 @@ class DramValidation(Compared):
 
     @property
     def median_error(self) -> float | None:
-        """Median absolute error of Ramulator 2.1's rows."""
+        """Return the median absolute relative error of Ramulator 2.1's rows; None without such rows."""
         errors = [abs(c.error) for c in self.compared
                   if c.row.judged and c.row.simulator == RAMULATOR and c.error is not None]  # fmt: skip
         return float(np.median(errors)) if errors else None
 
     @property
     def passed(self) -> bool:
-        """Whether every judged row and the median keep their tolerances."""
+        """Return whether the errors of all rows and the median error are within their tolerances."""
         median = self.median_error
         return all(c.within for c in self.compared) and (median is None or median <= MEDIAN)
 
@@ -178,8 +178,8 @@ def validate_dram(path: str | Path) -> DramValidation:
     Parameters
     ----------
     path : str or Path
-        CSV with the columns simulator, config, pattern, params and, where there are results,
-        fraction; others are ignored.
+        CSV with the columns simulator, config, pattern, params and, if there are results, fraction. Other columns are
+        ignored.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def validate_dram(path: str | Path) -> DramValidation:
 
 
 def read_references(path: Path) -> list[Reference]:
-    """The rows of a file, without simulating them."""
+    """Read the rows of a table without simulating them."""
     columns = read_whole(path, COLUMNS)
     lines = columns[COLUMNS[0]].lines
     return [
@@ -226,7 +226,7 @@ def _reference(cells: Mapping[str, str], where: str) -> Reference:
 
 
 Prepared = tuple[DramSpec, PatternRun | int]
-"""A memory with a run of requests, or with a number of commands of a stream over many banks."""
+"""A memory, and the requests to simulate or the number of commands of a stream over many banks."""
 
 
 def _prepare(row: Reference) -> Prepared:
@@ -250,7 +250,7 @@ def _prepare(row: Reference) -> Prepared:
 
 
 def _compare(row: Reference, work: Prepared) -> Simulated:
-    """Simulate one row, timed."""
+    """Simulate one row and measure the CPU time of the simulation."""
     memory, what = work
     start = time.process_time()
     if not isinstance(what, PatternRun):

@@ -1,4 +1,4 @@
-"""The loop on one machine: measure, calibrate on half, validate on the rest, simulate, compare."""
+"""Closed loop on one machine: measure kernels, calibrate on half of the shapes, validate on the rest, simulate, compare."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ if TYPE_CHECKING:
 
 POSITIONS = 4096
 DTYPE = "fp32"
-"""What the small model computes in."""
+"""Number format of the small model."""
 ROOM = 40
-"""Steps that a batch of the small model takes before it begins at its first context again."""
+"""Number of steps after which a batch of the small model restarts at its first context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """How well a family fitted on half of its shapes predicts the others, for both halves."""
+    """Errors of a kernel family on the half of its shapes that a fit did not use, for both halves.
+
+    `fitted` is the number of rows of the first half.
+    """
 
     family: str
     fitted: int
@@ -55,14 +58,14 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class LoopStep:
-    """One point of a small model: measured and simulated seconds of a decode step.
+    """Measured and simulated time of a decode step of the small model, at one batch size and context.
 
     Attributes
     ----------
     read_Bps : float
         Read rate of the machine during its steps, an input of the simulation [B/s].
     active : float
-        Experts with a token, mean over layers and steps; the simulator expects `expected_active` of them.
+        Number of experts with a token, mean over layers and steps; `expected_active` is the simulator's.
     """
 
     batch: int
@@ -82,14 +85,14 @@ class LoopStep:
 
 @dataclass(frozen=True, slots=True)
 class Loop(Result):
-    """Result of the loop: errors on unseen shapes, measured and simulated steps, and a simulated load.
+    """Result of the closed loop: errors on unseen shapes, measured and simulated steps, and a simulated load.
 
     Attributes
     ----------
     serving : Simulation
-        The small model serving a small load on this machine, simulated.
+        Simulation of the small model serving a small load on this machine.
     device : str
-        Description with the fits of half of the shapes (YAML).
+        YAML description of the machine as a device, with fits to the first half of the shapes.
     config : mapping
         ``config.json`` of the small model.
     skipped : sequence of Skipped
@@ -106,7 +109,7 @@ class Loop(Result):
 
     @property
     def median_ape(self) -> float:
-        """Median error over all unseen rows, weighted by the families' rows."""
+        """Return the median of the families' median errors on unseen shapes, weighted by their numbers of rows."""
         values = np.repeat([u.errors.median_ape for u in self.unseen], [u.errors.rows for u in self.unseen])
         return float(np.median(values))
 
@@ -166,21 +169,21 @@ class Loop(Result):
         files.figure("steps.png", self.drawings()[0].figure)
 
     def drawings(self) -> Sequence[Drawing]:
-        """Times of the small model's steps, measured and predicted."""
+        """Return a plot of the measured and simulated times of the small model's steps."""
         from ..plots.bars import step_times
 
         return [Drawing(step_times(self.steps, self.name), "Steps of the small model here.")]
 
 
 def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:
-    """Close the loop over a measurement of this machine, with the small model's steps besides.
+    """Calibrate this machine on half of the measured shapes, test on the rest, and simulate the small model's steps.
 
-    `machine` is its description as a device, in YAML.
+    `machine` is the YAML description of this machine as a device.
 
     Raises
     ------
     InputError
-        Too few good rows to fit and to check a family.
+        Every family has too few usable rows to be fitted and tested.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -202,13 +205,13 @@ def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int =
 
 
 SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
-"""The small model of a quick run: half the layers."""
+"""The small model of a quick run, with half the layers."""
 
 
 def _fit_half(run: Measurement, folder: Path, base: Path) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
-    """Fit every family on half of its shapes and predict the other half, and the other way round.
+    """Fit every kernel family on each half of its shapes and predict the other half.
 
-    The first half's fits are the machine's.
+    Returns the fits of the first half, the errors on unseen shapes, and the skipped rows.
     """
     spec, _ = load_device(base)
     tables = run.tables()
@@ -243,8 +246,8 @@ def _fit_half(run: Measurement, folder: Path, base: Path) -> tuple[dict[str, Fam
 def halve(table: KernelTable) -> tuple[KernelTable, KernelTable]:
     """Return the rows of a random half of the distinct shapes, and the rest.
 
-    Every other shape is not a fair half: shapes are listed by loops, and an inner loop with an even count (no earlier
-    keys, 512 of them) would put all of one kind into one half.
+    Taking every second shape would be biased: nested loops list the shapes, so an inner loop of even length (for example
+    0 and 512 earlier keys) would put all shapes of one kind into one half.
     """
     keys = table.shape_keys()
     drawn = np.random.default_rng(0).permutation(keys.max() + 1)
@@ -254,12 +257,12 @@ def halve(table: KernelTable) -> tuple[KernelTable, KernelTable]:
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """A small model, ready to decode at several batches and contexts.
+    """A small model, with the states of batches that it decodes.
 
     Attributes
     ----------
     points : sequence of (int, int)
-        Batch and first context of each state.
+        Batch size and first context of each state.
     """
 
     config: ToyConfig
@@ -280,7 +283,7 @@ class SmallModel:
 
 
 def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
-    """Build the small model; a quick run's has half the layers."""
+    """Build the small model and its states; in a quick run it has half the layers and fewer contexts."""
     config = SMALL if quick else ToyConfig()
     model = ToyModel(config, threads, seed)
     points = [(batch, context) for batch in (1, 4, 16) for context in ((128, 1024) if quick else (128, 512, 2048))]
@@ -288,7 +291,7 @@ def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
 
 
 def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[LoopStep]:
-    """Simulate the measured steps, each at the machine's rates measured around it."""
+    """Simulate the measured steps, each at the memory and arithmetic rates that were measured around it."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
@@ -310,7 +313,7 @@ def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> li
 
 
 def _at_rates(system: SystemSpec, memory: float, arithmetic: float) -> SystemSpec:
-    """Return the machine at its current rates over the described ones."""
+    """Return the system with its bandwidth multiplied by `memory` and its peak rates by `arithmetic`."""
     device = system.device
     bandwidth = memory * device.memory.bandwidth_bytes_per_s
     processors = {

@@ -33,29 +33,29 @@ ASKED = partial(
     dtypes=FORMATS,
     batches=BATCHES,
 )  # fmt: skip
-"""Steps with inequalities: the smallest set that enforces them on the steps of `dominance.sweep`."""
+"""Builds the steps at which a better device must not be slower: the smallest set that orders all of `dominance.sweep`."""
 EXPERTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block"))
-"""The same of experts, whose kernels of block-scaled fp8 are their own."""
+"""The same for experts, which have separate kernels for block-scaled fp8."""
 PRODUCTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block", "int8"), batches=((8, 4096, 0), *BATCHES))
-"""The same of products, in all formats."""
+"""The same for matrix products, in all formats."""
 LATENT = partial(sweep, ("deepseek-v2-lite", "deepseek-v3", "kimi-k2"), FORMATS)
-"""The same of latent attention, whose few calls a step leave time for every batch."""
+"""The same for latent attention, with all batches: a step has few calls of it, so the fit is fast."""
 SIZES, LARGE = tuple(2.0 ** np.arange(10, 31, 2)), 4.0 * 2**20
 RANKS = (2.0, 4.0, 8.0)
-"""Collectives with inequalities, each a separate step: bytes and devices. Data sheets order bandwidths, not
-latencies: small messages of NCCL take 6 us on H100 and 10 on B200, 8 over PCIe (L40S). If both cards were timed,
-only large messages are ordered."""
+"""Numbers of devices of the collectives at which a better device must not be slower; `SIZES` are their bytes. If both
+devices were measured, only messages from `LARGE` bytes on are ordered: data sheets order bandwidths, not latencies. Small
+messages of NCCL take 6 us on H100, 10 us on B200 and 8 us over PCIe (L40S)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedFit:
-    """Sets -> family -> framework -> entry."""
+    """Fitted kernel sets: `sets` maps the name of a set to its entries by family and framework."""
 
     sets: Mapping[str, Entries]
     date: str
 
     def files(self) -> dict[str, str]:
-        """Name of a set -> its YAML."""
+        """Return the YAML text of every set, by its name."""
         return {name: set_yaml(name, self.date, entries) for name, entries in self.sets.items()}
 
 
@@ -64,16 +64,18 @@ def fit_sets(
     progress: Callable[[str], None] | None = None,
     kept: Kept = NOTHING,
 ) -> SharedFit:  # fmt: skip
-    """Fit the families that have rows in every set of the catalog; the others stay as they are.
+    """Fit all families with rows, in every kernel set of the catalog; other families keep their entries.
 
     Parameters
     ----------
     measured : mapping of str to mapping of str to FamilyRows
-        Device -> family -> rows, of every table in the fit of the family's parameters.
+        Measured rows by device and family.
     date : str
-        To store.
+        Date to store in the sets.
+    progress : callable, optional
+        Called with the family that is being fitted.
     kept : Kept
-        Families that an earlier call finished; this call adds its own.
+        Fits that an earlier call finished; this call adds its own.
     """
     specs = products()
     over = cache(partial(_steps, specs))
@@ -107,7 +109,7 @@ def fit_sets(
 def _steps(
     specs: Mapping[str, DeviceSpec], asked: Callable[[], StepSweep]
 ) -> tuple[Mapping[str, Probes], AskedSteps, dict[str, F8]]:
-    """Calls of the steps by family, the steps, and seconds of each on every device."""
+    """Return the steps' calls by family, the constraints between steps, and their times on every device [s]."""
     over = asked()
     alone = {}
     for name, spec in specs.items():
@@ -119,7 +121,7 @@ def _steps(
 
 
 def _collectives(family: Family, specs: Mapping[str, DeviceSpec]) -> tuple[Probes, AskedSteps, dict[str, F8]]:
-    """Return collectives of many sizes, each a separate step."""
+    """Return what `_steps` returns for collectives: each combination of bytes, devices and kind is a step."""
     from scipy.sparse import identity
 
     third = (OWN,) if family.name == "allreduce" else tuple(float(k) for k in KINDS.values())

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 SHOWN = ("attention_decode", "attention_prefill", "moe")
 """Families with the largest variation of work per byte, for the plot."""
 OF_FORMAT = ("gemm", "grouped_gemm", "moe", "attention_prefill")
-"""Families whose arithmetic runs in the format that a row names; others widen to 16 bits."""
+"""Families that multiply in the number format of a row; others convert to 16 bits first."""
 
 
 def fractions(checks: Iterable[Check], shown: tuple[str, ...] = SHOWN) -> pd.DataFrame:
-    """Measured and predicted fractions of the roofline, one row a measurement.
+    """Return measured and predicted fractions of the roofline, one row per measurement.
 
     Returns
     -------
@@ -93,7 +93,7 @@ FRACTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class KernelValidation(Checked):
-    """Errors by family and device, and the rows that were not used."""
+    """Errors of the kernel models by family and device, and the rows that were not used."""
 
     FILE = "kernels.json"
     TABLES = (("predictions.csv", "predictions", SIGNIFICANT),)
@@ -104,7 +104,7 @@ class KernelValidation(Checked):
 
     @property
     def seen(self) -> int:
-        """Rows of sources that their device's model was fitted to."""
+        """Return the number of rows from sources that the models were fitted to."""
         return sum(check.seen for check in self.checks)
 
     def blocks(self) -> Blocks:
@@ -124,7 +124,7 @@ class KernelValidation(Checked):
         }  # fmt: skip
 
     def predictions(self) -> dict[str, npt.NDArray[Any]]:
-        """Return row by row: its file and line, its shape as text, measured and predicted seconds."""
+        """Return a table of all rows as columns: file, line, shape as text, measured and predicted time [s], and others."""
         parts: dict[str, list[npt.NDArray[Any]]] = {}
         for check in self.checks:
             table = check.table
@@ -152,7 +152,7 @@ class KernelValidation(Checked):
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def write(self, folder: OutputFolder) -> None:
-        """Also write a plot a family, and the rows of `devices/specs/evidence`."""
+        """Write the result, one plot per family, and the files of `devices/specs/evidence`."""
         from .behind import evidence_files
 
         for name, drawing in zip((*self.families(), "fractions"), self.drawings(), strict=False):
@@ -162,7 +162,7 @@ class KernelValidation(Checked):
         Checked.write(self, folder)
 
     def drawings(self) -> list[Drawing]:
-        """Return one plot per family: predicted against measured, error by size and by source."""
+        """Return one plot of errors per family, and one of roofline fractions if there are rows for it."""
         import pandas as pd
 
         from ..plots import kernel_errors
@@ -184,7 +184,7 @@ class KernelValidation(Checked):
         return roofline_fractions(fractions(self.checks), "Fraction of the roofline by Op/B")
 
     def found(self) -> MeasuredRows:
-        """The rows by device and family, as `calibrate.by_device` gives them."""
+        """Return each device's description with its rows by family, as `calibrate.by_device` does."""
         out: MeasuredRows = {}
         for check in self.checks:
             if check.rows is None:
@@ -194,11 +194,11 @@ class KernelValidation(Checked):
         return out
 
     def families(self) -> list[str]:
-        """Names of the families checked, in the order of `checks`."""
+        """Return the names of the checked families, in the order of `checks`."""
         return list(dict.fromkeys(c.family for c in self.checks))
 
     def headline(self) -> str:
-        """How far predictions are from measurements, from the best family to the worst."""
+        """Return a sentence with the number of rows, and the smallest and the largest median error of a check."""
         if not self.checks:
             return "Nothing was compared."
         away = sorted(self.checks, key=lambda c: c.errors.median_ape)
@@ -224,22 +224,20 @@ def validate_kernels(
 ) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
-    A device is known by its catalog name or an alias; one without a fit takes its parameters
-    from the devices most like it.
+    Tables name a device by its catalog name or an alias. A device without a fit has the parameters of similar devices.
 
     Parameters
     ----------
     tables : paths
-        Tables, or folders of them; those that come with the package where none is named.
+        Tables, or folders of them; by default the tables of the package.
     family : str, optional
-        Family of all tables, for any file names.
+        Kernel family of all tables; by default each file's name gives it.
     transfer : bool
-        Leave out each device in turn: predict it only from the other kernel sets, with the interval of the errors of
-        devices left out.
+        Predict each device from the other kernel sets only, with an interval from the errors of other devices.
     device : str, optional
         File of one more device, which the tables name by its name or an alias.
     progress : callable, optional
-        Called with (tables of a device done, in all).
+        Called with (families of devices done, in total).
 
     Raises
     ------
@@ -273,7 +271,7 @@ def validate_kernels(
 
 
 def own_tables() -> Path:
-    """Folder of the measured tables that come with the package."""
+    """Return the folder of the measured tables in the package."""
     from importlib.resources import files
 
     return Path(str(files("opbyte.kernels") / "measured"))
@@ -304,7 +302,7 @@ def _checked(
 
 
 def _layer_check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
-    """A kernel of sparse or recurrent layers: its bounds follow from the errors of its set's fits."""
+    """Check a kernel of sparse or recurrent layers; its bounds are the errors of its set's fits with a margin."""
     known = layer_parameters(spec, rows.family)
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
     seen = [known.under[label].errors["fit"] for label in set(rows.labels.tolist())
@@ -318,7 +316,7 @@ def _layer_check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
 
 
 def _hosted(spec: DeviceSpec, rows: FamilyRows) -> npt.NDArray[np.float64]:
-    """Return the seconds of collectives on a device without rows, in its class of host."""
+    """Return the times of collectives on a device without a fit, from the description of its host class [s]."""
     assert spec.host is not None
     host = load_host(spec.host)[0]
     links = build_device(spec, calibrated=True, host=host, assumed=True).collectives

@@ -1,8 +1,7 @@
 """Fit the kernels of sparse and recurrent layers (`devices.calibrated.layer_kernels`) to tables.
 
-``python -m opbyte.analysis.validate.layer_sets DATE TABLES OUT`` writes one file per set. Sets, bases and the order of
-devices are the same for all kernels (`set_fit`); a call of measured size with cold data is the step in which a better
-device may not be slower.
+``python -m opbyte.analysis.validate.layer_sets DATE TABLES OUT`` writes one file per kernel set. The method is the same
+as for other kernels (`set_fit`). A better device must not be slower in calls of measured sizes with cold caches.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ from ...workloads.numerics import Numerics
 
 REST = "index_rest"
 SHORT, FEW = 2048.0, 16.0
-"""Contexts and sequences up to which the rest is most of a module's time."""
+"""Largest context and number of sequences of the rows used for `REST`: up to here it is most of a module's time."""
 LEAST_S = 2e-6
 COPIES = QUANTITIES.index("copies")
 SHAPES = {
     "DeepSeek-V3.2": (LatentAttention(7168, 128, 1536, 512, 128, 64, 128), Indexer(64, 128, 2048)),
     "GLM-5": (LatentAttention(6144, 64, 2048, 512, 192, 64, 256), Indexer(32, 128, 2048)),
 }
-"""Attention of the models that tables of modules name, before heads are split."""
+"""Attention and indexer of the models in tables of modules, with all heads."""
 
 
 def layer_of(model: str, heads: int) -> SparseLatentAttention | None:
-    """Return the layer of a row; None for a model without its shape here, or without an indexer."""
+    """Return the layer of a model with the given number of heads; None for models not in `SHAPES` and GLM-5.2."""
     name = next((n for n in SHAPES if model.startswith(n) and not model.startswith("GLM-5.2")), None)
     if name is None:
         return None
@@ -57,13 +56,13 @@ def layer_of(model: str, heads: int) -> SparseLatentAttention | None:
 
 
 def numerics_of(gemm: str, kv: str) -> Numerics:
-    """Formats of a row."""
+    """Return the number formats of a table row from its columns gemm_dtype and kv_dtype."""
     weights = () if gemm in ("bf16", "fp16") else (("attention", gemm),)
     return Numerics("bf16", weights, "fp8" if kv == "fp8" else "bf16")
 
 
 def rest_rows(path: Path) -> dict[str, FamilyRows]:
-    """Device -> what its short decodes take beyond the sum of their ops, as rows of `REST`."""
+    """Return, by device, the measured time of short decodes minus the predicted time of their ops, as rows of `REST`."""
     table = read_table(path, [])
     if table is None:
         raise InputError(path, "holds no rows")
@@ -78,7 +77,10 @@ def rest_rows(path: Path) -> dict[str, FamilyRows]:
 
 
 def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None:
-    """Rows of one device: measured seconds of a layer less those ops that have separate kernels."""
+    """Return a device's name and its rows of `REST`; None without rows of a known model and framework.
+
+    A row's time is the measured time of a layer minus the predicted times of its ops with separate kernels [s].
+    """
     spec = load_device(device)[0]
     models = {
         label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False))
@@ -110,11 +112,11 @@ def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None
 
 
 CALLS = 120
-"""Measured calls, of all devices, that the order of devices is asked at."""
+"""Number of measured calls at which a better device must not be slower."""
 
 
 class LayerFit(SetFit):
-    """All sets of one family; frameworks that nobody timed have no entry, and get the typical one."""
+    """Fit of one family in all sets; frameworks without measured rows have no entry and use the typical one."""
 
     enough = 30
     # Few rows: from far off, the order of devices may lead astray.
@@ -142,14 +144,14 @@ class LayerFit(SetFit):
 def fit_layers(
     measured: Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]], only: tuple[str, ...] = ()
 ) -> dict[str, Entries]:
-    """Set -> family -> framework -> entry.
+    """Fit all layer kernels with rows; return the entries by set, family and framework.
 
     Parameters
     ----------
     measured : mapping
-        Device -> (its description, family -> rows), as `calibrate.by_device` gives them.
+        Description and rows by family of each device, as `calibrate.by_device` returns them.
     only : tuple of str
-        Families; all without it.
+        Families to fit; by default all.
     """
     specs = {spec.name: spec for spec in map(representative, list_sets())}
     specs |= {name: spec for name, (spec, _) in measured.items() if spec.kernels}
@@ -185,7 +187,7 @@ def _write(sets: Mapping[str, Entries], date: str, out: str) -> None:
 
 
 def main(date: str, tables: str, out: str) -> None:
-    """Fit, and write one file a set."""
+    """Fit the layer kernels to the tables in a folder, and write one YAML file per kernel set."""
     paths = [p for p in sorted(Path(tables).glob("*.csv")) if p.stem in LAYER_TABLES]
     read, _ = read_tables(paths)
     split_layers(read)

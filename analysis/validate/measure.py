@@ -26,7 +26,7 @@ BACKENDS = ("numba", "cupy")
 
 @dataclass(frozen=True, slots=True)
 class Measured(Result):
-    """A run of the lab on this machine, and where asked for the loop closed over it."""
+    """Measured kernels of this machine and, on request, the closed loop of `host_loop`."""
 
     run: Measurement
     loop: Loop | None = None
@@ -72,7 +72,7 @@ class Measured(Result):
         return out if self.loop is None else [*out, *self.loop.blocks()]
 
     def headline(self) -> str:
-        """How many kernels at which share of the machine's rates, and how many were disturbed."""
+        """Return a sentence with the number of measured shapes, the machine's rates, and the number of rejected shapes."""
         run, c = self.run, self.run.ceilings
         shares = sorted(row.share for row in run.rows)
         middle = f" at a median {shares[len(shares) // 2]:.0%} of the read rate" if shares else ""
@@ -83,12 +83,12 @@ class Measured(Result):
         )
 
     def yaml(self) -> str:
-        """Describe this machine as a device."""
+        """Return a YAML description of this machine as a device."""
         run = self.run
         return device_yaml(run.host, run.ceilings, run.memory_share(), run.launch_s())
 
     def summary(self) -> str:
-        """Return one page: shares of the roofline of the same run, next to the library's."""
+        """Return a page in Markdown: each kernel's share of the measured roofline, and its time against a library's."""
         run, c = self.run, self.run.ceilings
         lines = [
             f"# {run.host.cpu}", "", *(f"- {line}" for line in run.host.header(c)), "",

@@ -1,4 +1,4 @@
-"""Time every configuration of the CPU kernels here, and judge the model that chooses among them."""
+"""Measure the time of every kernel configuration on this machine, and test the model that chooses among them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GPU_TABLE = "tables/configs_gpu_{}.csv"
 
 @dataclass(frozen=True, slots=True)
 class GpuConfigs(Result):
-    """Every configuration's time on a GPU."""
+    """Measured times of all configurations of the CUDA kernels on a GPU."""
 
     host: HostInfo
     found: Sequence[GpuSearched]
@@ -79,9 +79,9 @@ def measure_gpu_configs(
     quick : bool
         Fewer shapes and repetitions.
     only : sequence of str
-        Kernels by name; all without it.
+        Names of the kernels to measure; by default all.
     progress : callable, optional
-        Called with how many shapes are done, of how many.
+        Called with (shapes done, shapes in total).
 
     Raises
     ------
@@ -105,12 +105,12 @@ HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class ConfigsMeasured(Result):
-    """Every configuration's time on this machine, and what the model would have chosen.
+    """Measured times of all configurations of the CPU kernels, and the quality of the model's choices.
 
     Attributes
     ----------
     choices : tuple of Choice
-        By kernel; kernels with too few usable shapes are skipped.
+        Quality of the model for each kernel; kernels with too few usable shapes are skipped.
     """
 
     run: KernelSearch
@@ -161,7 +161,7 @@ def _text(r: Regret) -> str:
 
 
 def check_only(only: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a kernel that is none."""
+    """Refuse names in `only` that are not in `known`."""
     for name in only:
         check_known("--only", name, known, f"unknown kernel {name!r}")
 

@@ -24,39 +24,40 @@ F8 = npt.NDArray[np.float64]
 ROUNDS = 5
 DRAWS = 1000
 HUBER = 1.345
-"""Standard deviations beyond which a residual counts less: 95 % as efficient as least squares."""
+"""Standard deviations beyond which a residual has less weight (Huber: 95 % of the efficiency of least squares)."""
 POINTS = (10, 14, 18)
-"""Simulations of a round, with one, two and three numbers."""
+"""Number of simulations of a round that fits one, two or three numbers."""
 REACH = 0.08
-"""Change of a time per output token that the points of a round span on each side."""
+"""Relative change of the time per output token that the points of a round reach on each side."""
 BLIND = 1e-6
-"""Change below which nothing depends on a number."""
+"""Relative change of the times below which they count as independent of a number."""
 DIGITS = 5
-"""Of a number, as in a host's file: single requests of a simulated run hang on the ones after."""
+"""Significant digits of a fitted number in a host's file. The final simulation uses the rounded number too, because
+single requests of a simulated run depend on further digits."""
 STILL = 0.3
-"""Move, in steps, at which the numbers stay."""
+"""Largest change of a number, in steps, at which the fit has converged."""
 ALIKE = 0.995
-"""Cosine of the effects of two numbers, above which a run cannot separate them."""
+"""Cosine between the effects of two numbers above which a run cannot separate them."""
 WIDEST = 4.0
-"""Quotient of the ends of a positive number's interval beyond which the run does not tell it."""
+"""Maximum ratio of the ends of a positive number's interval; a wider interval means that the run does not determine it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """A number that can be fitted.
+    """A number of a host that can be fitted.
 
     Attributes
     ----------
     name : str
-        As ``--free`` calls it.
+        Name in ``--free``.
     field : str
-        Of `HostFitSpec`.
+        Field of `HostFitSpec`.
     title, unit : str
-        For people.
+        Description and unit in tables.
     start, step : float
-        Without a run, and what differences are taken over; [1] or [s].
+        Initial value if the host has no fitted one, and the change for finite differences; [1] or [s].
     low, high : float
-        Bounds.
+        Bounds of the number.
     """
 
     name: str
@@ -96,20 +97,21 @@ class Fitted:
 
 
 def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], start: F8, seed: int) -> Fitted:
-    """Fit numbers to a run.
+    """Fit k numbers of a host to the residuals of a measured run.
 
     Parameters
     ----------
     simulate : callable
-        The run with given numbers, shape (k,).
+        Simulates the run with given numbers, shape (k,).
     start : float64 array, shape (k,)
+        Initial numbers.
     seed : int
-        Seed of the points and samples.
+        Seed of the points and of the samples.
 
     Raises
     ------
     InputError
-        A number that the run does not tell.
+        The run does not determine a number, or cannot separate two of them.
     """
     low, high = (np.array([getattr(f, n) for f in frees]) for n in ("low", "high"))
     rng = np.random.default_rng(seed)
@@ -137,14 +139,14 @@ def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], sta
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """Runs simulated near some parameters: the points in steps, shape (m, k), and residuals, shape (m, n)."""
+    """Runs simulated around the current numbers: distances in steps, shape (m, k), and residuals, shape (m, n)."""
 
     at: F8
     residuals: F8
 
 
 def _steps(simulate: Callable[[F8], HostResult], before: HostResult, frees: Sequence[Free], start: F8) -> F8:
-    """Changes of the numbers that make the steps longer by about `REACH`; refuses the idle ones."""
+    """Return for each number the change that changes times by about `REACH`; refuse numbers without effect."""
     out = []
     for i, free in enumerate(frees):
         changed = start.copy()
@@ -160,21 +162,21 @@ def _steps(simulate: Callable[[F8], HostResult], before: HostResult, frees: Sequ
 def _points(
     simulate: Callable[[F8], HostResult], around: F8, step: F8, bounds: tuple[F8, F8], rng: np.random.Generator
 ) -> _Points:
-    """Simulate at points around some numbers and at their mirror images."""
+    """Simulate the run at random points within one step of the numbers `around`, and at their mirror images."""
     half = rng.uniform(-1.0, 1.0, (POINTS[len(around) - 1] // 2, len(around)))
     at = np.clip(around + step * np.concatenate([half, -half]), *bounds)
     return _Points((at - around) / step, np.array([simulate(one).residuals for one in at]))
 
 
 def _lines(points: _Points) -> tuple[F8, F8]:
-    """Fit lines to the residuals: return their values in the middle, shape (n,), and slopes per step, shape (n, k)."""
+    """Fit each residual by a linear function: return values in the middle, shape (n,), and slopes per step, shape (n, k)."""
     design = np.column_stack([np.ones(len(points.at)), points.at])
     solution: F8 = np.asarray(np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64)
     return solution[0], solution[1:].T
 
 
 def _weights(usable: F8, every: F8) -> F8:
-    """Return Huber weights of all residuals `every`, with the spread of the `usable` ones."""
+    """Return the Huber weights of the residuals `every`; median and spread are those of `usable`."""
     middle = float(np.median(usable))
     spread = max(float(np.median(np.abs(usable - middle))) / 0.6745, 1e-6)
     out: F8 = 1.0 / np.maximum(np.abs(every - middle) / (HUBER * spread), 1.0)
@@ -182,14 +184,17 @@ def _weights(usable: F8, every: F8) -> F8:
 
 
 def _solved(off: F8, slopes: F8, weights: F8) -> F8:
-    """Return the change of the numbers, in steps, by weighted least squares."""
+    """Return the change of the numbers, in steps, that explains the residuals `off` by weighted least squares."""
     normal, right = slopes.T @ (weights[:, None] * slopes), slopes.T @ (weights * off)
     out: F8 = np.asarray(np.linalg.lstsq(normal, right, rcond=1e-9)[0], dtype=np.float64)
     return out
 
 
 def _drawn(one: HostResult, points: _Points, weights: F8, rng: np.random.Generator) -> F8:
-    """Return changes, in steps, with resampled groups and points and a common error of all steps, (draws, k)."""
+    """Return bootstrap samples of the change of the numbers, in steps, shape (DRAWS, k).
+
+    Each sample resamples groups of residuals and points, and adds a random error that all residuals share (`BETWEEN`).
+    """
     groups = np.unique(one.group[one.fitted])
     counts = np.zeros(int(one.group.max()) + 1)
     out = np.empty((DRAWS, points.at.shape[1]))
@@ -204,7 +209,7 @@ def _drawn(one: HostResult, points: _Points, weights: F8, rng: np.random.Generat
 
 
 def _refuse_alike(slopes: F8, weights: F8, frees: Sequence[Free]) -> None:
-    """Refuse two numbers of which one does to every request what the other does."""
+    """Refuse two numbers that have the same effect on every request."""
     cross = slopes.T @ (weights[:, None] * slopes)
     size: F8 = np.sqrt(cross.diagonal())
     for i, j in combinations(range(len(frees)), 2):
@@ -216,7 +221,7 @@ def _refuse_alike(slopes: F8, weights: F8, frees: Sequence[Free]) -> None:
 
 
 def _refuse_vague(numbers: Sequence[Number]) -> None:
-    """Refuse a number whose interval says nothing."""
+    """Refuse a number whose interval is wider than `WIDEST`."""
     for n in numbers:
         if n.free.low > 0.0 and n.high > WIDEST * n.low:
             raise InputError(

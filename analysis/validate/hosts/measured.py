@@ -28,9 +28,9 @@ from ..statistics import figures, per_token
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 STRETCHES = 16
-"""Time segments for resampling a run's requests: requests of one segment ran at the same time."""
+"""Number of groups of consecutive requests for resampling: requests of one group ran at about the same time."""
 STEPS, DRAWS = ("tpot", "itl"), 3
-"""Values of a stage that depend on its steps, and samples of a stage's requests."""
+"""Metrics of a stage that a fit uses, because they depend on steps; number of samples of a run's requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class HostResult:
     Attributes
     ----------
     residuals : float64 array, shape (n,)
-        Logarithms of simulated over measured seconds.
+        ln(simulated / measured time).
     group : int64 array, shape (n,)
-        Residuals of one group rise and fall together.
+        Group of each residual; residuals of one group are correlated.
     fitted : bool array, shape (n,)
-        Values that a fit may use; the others are the test set.
+        Whether a fit may use the residual; the others are the test set.
     figures : mapping of str to (float, float)
-        Measured and simulated seconds of each value.
+        Measured and simulated time of each metric [s].
     shares : mapping of str to float
-        Shares of the steps' time: "link" for collectives.
+        Share of the ops' time in collectives, under "link".
     """
 
     residuals: F8
@@ -60,12 +60,12 @@ class HostResult:
 
 @dataclass(frozen=True, slots=True)
 class HostRun:
-    """A measured run, ready to be simulated in any host.
+    """A measured run that can be simulated with any host.
 
     Attributes
     ----------
     compared : callable
-        The run simulated in a host, against what was measured.
+        Simulates the run with a host and compares it with the measured times.
     """
 
     name: str
@@ -79,12 +79,12 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
     Parameters
     ----------
     part : float
-        Share of the run, by the time of sending, whose requests a fit may use.
+        Share of the run's duration from which a fit may use requests, by sending time from the start.
 
     Raises
     ------
     InputError
-        No run, several, or one that `part` cannot cut.
+        No run, several runs, or `part` below 1 for a run without recorded requests.
     """
     if not path.is_dir():
         raise InputError(path, "is not a folder of a run")
@@ -113,7 +113,7 @@ def _by_request(known: Replayed, part: float, host: HostSpec) -> HostResult:
 
 
 def _recorded(run: MeasuredRun, requests: Path, part: float, host: HostSpec) -> HostResult:
-    """A run written by `opbyte record`: a client's timestamps of every request."""
+    """Simulate a run of `opbyte record`, which has a client's timestamps of every request."""
     d, settings = deployment_of(run, KERNELS, host)
     ((metrics, served),) = served_draws(run, d, settings, 1)
     out = served.requests
@@ -147,7 +147,10 @@ def _by_stage(run: MeasuredRun, host: HostSpec) -> HostResult:
 def _requests(
     sent: F8, measured: F8, simulated: F8, part: float, both: Mapping[str, tuple[float, float]], served: Run
 ) -> HostResult:
-    """Return residuals of requests with more than one token, in segments of their sending time."""
+    """Return the residuals of requests with more than one token; groups are requests sent one after another.
+
+    `measured` and `simulated` are times per output token [s], `both` the metrics of the run.
+    """
     there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
     if not there.any():
         raise InputError(served.workload, "has no request of more than one token")

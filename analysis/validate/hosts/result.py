@@ -25,7 +25,7 @@ from .measured import HostResult, HostRun, read_measured
 
 MOST = 3
 NVLINK = "nvlink"
-"""Class of devices whose description names none."""
+"""Host class of NVLink devices whose description names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class HostCalibration(Result):
     Attributes
     ----------
     host : HostSpec
-        With the fitted numbers.
+        The host with the fitted numbers.
     base : str
-        The class or file that it starts from.
+        Name or file of the host that the fit started from.
     """
 
     run: str
@@ -96,7 +96,7 @@ class HostCalibration(Result):
         return f"{self.run}, starting from {self.base}; collectives take {share:.0%} of its steps"
 
     def yaml(self, path: Path) -> str:
-        """Return the host's file at `path`."""
+        """Return the YAML text of the host's file; `path` is where it will be written, and gives its name."""
         base = self.base if self.base in list_hosts() else os.path.relpath(self.base, path.parent)
         source = f"fitted on {self.run} by opbyte calibrate run"
         fit: dict[str, Any] = {"run": self.run}
@@ -125,7 +125,7 @@ def _shown(n: Number, value: float) -> str:
 
 
 def _spread(f: Fitted, used: bool) -> dict[str, Any]:
-    """Return count and median absolute error, before and after, of the residuals that were fitted or held out."""
+    """Return count and median absolute error, before and after the fit, of the residuals `used` by it or not."""
 
     def median(one: HostResult) -> float | None:
         errors = np.abs(np.expm1(one.residuals[one.fitted == used]))
@@ -139,7 +139,7 @@ def calibrate_run(
     folder: str | Path, free: str | Sequence[str] = "link,host", *,
     host: str | Path | None = None, part: float = 1.0, seed: int = 0, kept: Kept = NOTHING,
 ) -> HostCalibration:  # fmt: skip
-    """Fit numbers of a host to one measured run of it.
+    """Fit up to three numbers of a host to one measured run on it.
 
     Parameters
     ----------
@@ -149,9 +149,9 @@ def calibrate_run(
         At most three of ``link`` (factor on the time of collectives), ``latency`` (added to each hop)
         and ``host`` (gap between steps).
     host : str or Path, optional
-        What to start from; the class of the run's device without it.
+        Host to start from; by default the host class of the run's device.
     part : float
-        Share of the run, by time, that is fitted; the rest is the test set.
+        Share of the run's duration that is fitted; the rest is the test set.
     seed : int
         Seed of the samples for the intervals.
     kept : Kept
@@ -160,7 +160,7 @@ def calibrate_run(
     Raises
     ------
     InputError
-        Names that cannot be freed, or that the run does not tell; a run that cannot be used.
+        Unknown names, numbers that the run does not determine, or a run that cannot be used.
     """
     frees = _frees(free)
     if not 0.0 < part <= 1.0:
@@ -205,7 +205,7 @@ def _base(system: SystemSpec, host: str | Path | None) -> tuple[HostSpec, str]:
 
 
 def _refuse_alone(measured: HostRun, frees: Sequence[Free]) -> None:
-    """Refuse parameters of links where a run has no collectives."""
+    """Refuse to fit link parameters to a run on one device, which has no collectives."""
     links = [f.name for f in frees if f.field.startswith("link_")]
     devices = measured.system.devices_per_node * measured.system.nodes
     if links and devices == 1:
@@ -221,6 +221,6 @@ def _start(base: HostSpec, free: Free) -> float:
 
 
 def _with(base: HostSpec, run: str, numbers: Mapping[str, FittedSpec]) -> HostSpec:
-    """Return the host with the numbers fitted to a run."""
+    """Return the host with `numbers` as its fitted numbers and `run` as their source."""
     fit = HostFitSpec(run=run) if base.fitted is None else base.fitted
     return base.model_copy(update={"fitted": fit.model_copy(update={"run": run, **numbers})})
