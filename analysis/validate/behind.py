@@ -206,7 +206,7 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
 
 
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
-    """Yield the bias of each device's set on the rows of another device, minus its bias on the rows of its own device.
+    """Yield the bias of each device's set on the rows of another device, minus the bias on rows of the set's device.
 
     A bias is the median of ln(measured / predicted). All devices are of one silicon.
     """

@@ -176,7 +176,7 @@ def _lines(points: _Points) -> tuple[F8, F8]:
 
 
 def _weights(usable: F8, every: F8) -> F8:
-    """Return the Huber weights of the residuals `every`; median and spread are those of `usable`."""
+    """Return the Huber weights of the residuals `every`, from the median and spread of `usable`."""
     middle = float(np.median(usable))
     spread = max(float(np.median(np.abs(usable - middle))) / 0.6745, 1e-6)
     out: F8 = 1.0 / np.maximum(np.abs(every - middle) / (HUBER * spread), 1.0)
