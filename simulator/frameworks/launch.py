@@ -2,8 +2,6 @@
 
 Both say the same in the engine's own names (sources: the modules that read the files). What the file
 cannot say is left to options, and named by `unsaid`.
-
-Published checkpoints in narrow formats: what an engine loads where it cannot make the format itself.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from .vllm_file import EXCHANGES
 
 MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 """Formats to which an engine can quantise 16-bit weights when it loads them."""
-
 
 MODELOPT = "nvidia/"
 """Publisher of ModelOpt's checkpoints, which vLLM does not load on ROCm (`RocmPlatform.supported_quantization`, vllm/platforms/rocm.py)."""
