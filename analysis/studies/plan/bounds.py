@@ -74,7 +74,18 @@ class Least:
 
 
 def least_of(deployment: Deployment) -> Least | None:
-    """Return the lower bounds of a deployment; None if its simulated times may be below them."""
+    """Return the lower bounds of a deployment; None if its simulated times may be below them.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from opbyte.devices.catalog import load_system
+    >>> from opbyte.simulator.deploy.deployment import deploy
+    >>> from opbyte.workloads.catalog import load_model
+    >>> plain = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
+    >>> least_of(replace(plain, several=2)), least_of(replace(plain, pools=(plain, plain)))
+    (None, None)
+    """
     device = deployment.device
     if not all(type(part) in KINDS for layer in deployment.shard.layers for part in layer.parts):
         return None
