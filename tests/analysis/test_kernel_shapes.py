@@ -293,7 +293,7 @@ def test_any_name_with_its_family(ask: Ask, write: Write) -> None:
                 for x in (first, second))  # fmt: skip
         assert a == b
     assert "did you mean 'gemm'?" in ask("validate", "kernels", other, "--family", "gem").refused()
-    assert "is for files" in ask("validate", "kernels", named.parent, "--family", "moe").refused()
+    assert "cannot be used for a folder" in ask("validate", "kernels", named.parent, "--family", "moe").refused()
 
 
 def test_no_step_is_refused() -> None:

@@ -367,7 +367,7 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
     other = command_line(engine, llama, fp8, replace(room, modelopt=False))  # U7: on ROCm
     assert llama in other
     assert "fp8" in other.lower()
-    with pytest.raises(InputError, match="no checkpoint of org/m in it is known"):
+    with pytest.raises(InputError, match="no checkpoint of org/m in this format is known"):
         command_line(engine, "org/m", engine_values(engine, Start(1, dtype="nvfp4")))
     assert hub_name("meta-llama/Llama-3.3-70B-Instruct") == "meta-llama/Llama-3.3-70B-Instruct"
     assert hub_name("llama-3.3-70b") == "meta-llama/Llama-3.3-70B-Instruct"
@@ -403,7 +403,7 @@ def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
     line = str(lone.command("Qwen/Qwen3-32B", Room("bf16", 8192, 256, 0.9)))
     assert line.startswith("vllm serve FOLDER --")
     assert "--data-parallel-size 2" in line
-    assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in it is known" in line
+    assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in this format is known" in line
     assert " --trust-remote-code " in str(lone.command("moonshotai/Kimi-K2-Instruct", Room("fp8_block")))
 
 

@@ -335,7 +335,7 @@ def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_er
         with pytest.raises(InputError) as caught:
             sweep(file, tmp_path / "b", workers=1)
         assert f"{limit.split()[0]}: has no value: {line}" in str(caught.value) or (
-            "needs classes with a latency each" in str(caught.value)
+            "needs classes with a latency limit each" in str(caught.value)
         )
 
 
