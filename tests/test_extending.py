@@ -179,8 +179,8 @@ COMMANDS = {
 }  # fmt: skip
 SYSTOLIC = FILES["systolic.yaml"]
 WRONG = {
-    "none.yaml": (re.sub(r" +parameters.*\n", "", SYSTOLIC), "parameters of kind systolic are rows"),
-    "typo.yaml": (SYSTOLIC.replace("{rows:", "{row:"), "parameters of kind systolic are rows"),
+    "none.yaml": (re.sub(r" +parameters.*\n", "", SYSTOLIC), "all parameters of kind systolic and no others: rows"),
+    "typo.yaml": (SYSTOLIC.replace("{rows:", "{row:"), "all parameters of kind systolic and no others: rows"),
     "kind.yaml": (SYSTOLIC.replace("kind: systolic", "kind: systolc"), "did you mean 'systolic'?"),
 }
 """Files of a processor kind's parameters, and what is said of them."""

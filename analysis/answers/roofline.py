@@ -353,6 +353,8 @@ def _watts(deployment: Deployment, stage: StageCost) -> float:
 
 def _settings(deployment: Deployment, framework: str) -> EngineSettings | None:
     """Return an engine's default settings on a deployment; None without an engine."""
+    if not framework:  # a roofline starts without compiled code
+        return None
     from ...simulator.frameworks.engines import ENGINES, LaunchSettings
 
     name, _, version = framework.partition("@")
@@ -364,14 +366,15 @@ def _launch_warning(
 ) -> tuple[str, ...]:
     """Return a warning if the host takes longer to launch the step's kernels than the devices take to run them."""
     settings = _settings(deployment, framework)
-    if settings is None:
+    if not settings:
         return ()
     from ...simulator.engine.host import starting  # compiled code, which a roofline starts without
     from ...simulator.step.launches import all_launches
     from ...workloads.jit import plainly
 
-    policy = settings.policy
-    host_delay = policy.host_delay(all_launches(deployment, policy.calls), deployment.layout.pp, deployment.several)
+    host_delay = settings.policy.host_delay(
+        all_launches(deployment, settings.policy.calls), deployment.layout.pp, deployment.several
+    )
     tokens = prefill + batch * deployment.several / deployment.layout.dp
     launching_s = plainly(starting)(host_delay, tokens, int(prefill > 0)) * deployment.layout.pp
     if launching_s <= devices_s:
@@ -386,7 +389,7 @@ def _warnings(deployment: Deployment, framework: str, *lengths: int) -> tuple[st
     out = [*deployment.model.notes, *without_arithmetic(deployment.model.numerics, [deployment.system.device])]
     settings = _settings(deployment, framework)
     try:
-        deployment.memory(None if settings is None else settings.cache_for(deployment).memory_bytes)
+        deployment.memory(settings and settings.cache_for(deployment).memory_bytes)
     except InputError as error:
         out.append(str(error))
     if deployment.model.max_position is not None and max(lengths) > deployment.model.max_position:

@@ -98,8 +98,8 @@ def test_absurd_magnitudes_are_warned_of(tmp_path: Path, text: str, said: str) -
         ("processors:\n  logic-pim:\n    runs: [atention_decode]\n", "did you mean 'attention_decode'"),
         ("processors:\n  xpu:\n    excludes: [qkv]\n", "tables show names, which are finer"),
         ("memory:\n  bandwidth_GBps: {value: -5, source: a test}\n", "got -5"),
-        ("memory:\n  bandwidth_GBps: {value: 5, source: assumed}\n", 'or "assumed: why"'),
-        ("memory:\n  bandwidth_GBps: {value: 5, source: mine}\n", 'or "assumed: why"'),
+        ("memory:\n  bandwidth_GBps: {value: 5, source: assumed}\n", 'or write "assumed: why"'),
+        ("memory:\n  bandwidth_GBps: {value: 5, source: mine}\n", 'or write "assumed: why"'),
     ],
 )
 def test_wrong_descriptions_say_what_would_be_right(tmp_path: Path, text: str, said: str) -> None:

@@ -102,7 +102,8 @@ def test_evolution_finds_a_minimum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "part"), [("device,tokens\n", "needs fused_moe_shapes.csv"), ("", "needs fused_moe_shapes.csv")]
+    ("lines", "part"),
+    [("device,tokens\n", "needs the file fused_moe_shapes.csv"), ("", "needs the file fused_moe_shapes.csv")],
 )
 def test_missing_tables_are_named(tmp_path: Path, lines: str, part: str) -> None:
     (tmp_path / "fused_moe_near_best.csv").write_text(lines)

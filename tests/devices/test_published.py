@@ -227,7 +227,7 @@ def test_a_pipeline_by_hand() -> None:
 
 @pytest.mark.parametrize(("base", "text", "says"), [
     ("cent", "processors: {banks: {parameters: {row_cycle_ns: null}}}",
-     "parameters of kind gddr6-pim are"),
+     "all parameters of kind gddr6-pim and no others"),
     ("cent", "processors: {banks: {parameters: {banks: {value: 0, source: here}}}}",
      "banks must be positive"),
     ("attacc-gpu", "processors: {xpu: {cores: null}}", "needs cores"),

@@ -97,7 +97,7 @@ def test_llm_d() -> None:
         ("compose", "vllm", Start(4), 3, "one host of 8 devices, not 12"),
         ("dynamo", "vllm", Start(1, dp=8, ep=8), 1, "data-parallel ranks of vLLM"),
         ("llm-d", "sglang", Start(4), 1, "starts only vLLM, not sglang"),
-        ("llm-d", "vllm", Start(8, pp=2), 1, "one node of 8 devices"),
+        ("llm-d", "vllm", Start(8, pp=2), 1, "at most one node, 8 devices"),
     ],
 )
 def test_what_cannot_be_started_so(kind: str, engine: str, start: Start, copies: int, reason: str) -> None:
