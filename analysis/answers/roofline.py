@@ -389,7 +389,7 @@ def _warnings(deployment: Deployment, framework: str, *lengths: int) -> tuple[st
     out = [*deployment.model.notes, *without_arithmetic(deployment.model.numerics, [deployment.system.device])]
     settings = _settings(deployment, framework)
     try:
-        deployment.memory(settings and settings.cache_for(deployment).memory_bytes)
+        deployment.memory(settings.cache_for(deployment).memory_bytes if settings else None)
     except InputError as error:
         out.append(str(error))
     if deployment.model.max_position is not None and max(lengths) > deployment.model.max_position:
