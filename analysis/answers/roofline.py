@@ -331,11 +331,12 @@ def roofline(
     how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in SPECULATIVE})
     where, ranges = deployment.system, ranges_of_stage(deployment, stage)
     ranges.refuse(how.strict)
+    settings = _settings(deployment, how.framework or "")
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
-        (*_warnings(deployment, how.framework or "", context + deployment.several, prefill), *doubts(where.device),
-         *cap_texts(where.device), *_launch_warning(deployment, how.framework or "", batch, prefill, stage.seconds)),
+        (*_warnings(deployment, settings, context + deployment.several, prefill), *doubts(where.device),
+         *cap_texts(where.device), *_launch_warning(deployment, settings, batch, prefill, stage.seconds)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         parts,
@@ -362,11 +363,10 @@ def _settings(deployment: Deployment, framework: str) -> EngineSettings | None:
 
 
 def _launch_warning(
-    deployment: Deployment, framework: str, batch: int, prefill: int, devices_s: float
+    deployment: Deployment, settings: EngineSettings | None, batch: int, prefill: int, devices_s: float
 ) -> tuple[str, ...]:
     """Return a warning if the host takes longer to launch the step's kernels than the devices take to run them."""
-    settings = _settings(deployment, framework)
-    if not settings:
+    if settings is None:
         return ()
     from ...simulator.engine.host import starting  # compiled code, which a roofline starts without
     from ...simulator.step.launches import all_launches
@@ -384,10 +384,9 @@ def _launch_warning(
     )
 
 
-def _warnings(deployment: Deployment, framework: str, *lengths: int) -> tuple[str, ...]:
+def _warnings(deployment: Deployment, settings: EngineSettings | None, *lengths: int) -> tuple[str, ...]:
     """Return the notes and warnings of a model, in the words of simulations."""
     out = [*deployment.model.notes, *without_arithmetic(deployment.model.numerics, [deployment.system.device])]
-    settings = _settings(deployment, framework)
     try:
         deployment.memory(settings.cache_for(deployment).memory_bytes if settings else None)
     except InputError as error:

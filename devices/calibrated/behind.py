@@ -27,7 +27,8 @@ from .kernel_sets import alike, load_set, owner, parents_of
 from .rules import LINKS
 
 I8 = npt.NDArray[np.int64]
-LINK = (HARDWARE.names or ()).index("link_bandwidth")  # its column: fields before it are single numbers
+LINK = (HARDWARE.names or ()).index("link_bandwidth")
+"""Its column in `_constants`: the fields before it are single numbers."""
 BASE = 8.0
 SPANS: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"), "norm": ("rows", "cols"), "allreduce": ("bytes", "ranks"),
@@ -226,7 +227,7 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
     timed = _timed(whose, family)
     if not timed:
         return "no measured rows", False
-    constants, rows = np.frombuffer(hardware(spec).tobytes()), np.array([*timed.values()])
+    constants, rows = _constants(spec), np.array([*timed.values()])
     if np.isclose(constants, rows, rtol=0.01).all(axis=1).any():
         return "", True
     near = np.maximum(constants, rows) <= ALIKE * np.minimum(constants, rows)
@@ -234,14 +235,19 @@ def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[s
     return f"timed on {', '.join(timed)}, not on this device", bool(near.all(axis=1).any()) and spec.kernels is not None
 
 
+def _constants(spec: DeviceSpec) -> F8:
+    """Return a device's constants as one vector, in the order of `HARDWARE`."""
+    return np.frombuffer(hardware(spec).tobytes())
+
+
 @cache
 def _timed(whose: str, family: str) -> dict[str, F8]:
-    """Return the catalog devices with rows of a family in a set, and their constants in the order of `HARDWARE`."""
+    """Return the catalog devices with rows of a family in a set, and their `_constants`."""
     from ..catalog import fitted_devices, load_device
 
     specs = (load_device(device)[0] for device in fitted_devices())
     return {
-        spec.name: np.frombuffer(hardware(spec).tobytes())
+        spec.name: _constants(spec)
         for spec in specs
         if family in spec.calibration and (spec.kernels == whose or parents_of(family).get(str(spec.kernels)) == whose)
     }
