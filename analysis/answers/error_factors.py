@@ -38,24 +38,21 @@ TELLING = 0.1
 """Minimum share of all factors' squares from which a factor is named as a reason."""
 SHORT_S = 15e-6
 """Kernels shorter than this are mostly launch time [s]."""
-FEW = 4
-"""Maximum number of sequences in a rank's step for which its time is mostly small kernels and memory reads."""
 
 
 class Conditions(NamedTuple):
     """Properties of a run on which its errors depend.
 
-    `sequences`: sequences in a rank's step. `prompts`: share of the time in steps with prompts. `burst`: all requests
-    arrive at once. `in_step`: equal lengths, in a closed loop or a burst. `split`: separate prefill and decode pools.
-    `zero`: ZeRO stage of a training step. `outside`: share of TTFT that is neither steps nor queueing. `together`:
-    logarithm of TTFT if all clients send at the same time, over the simulated TTFT.
+    `prompts`: share of the time in steps with prompts. `burst`: all requests arrive at once. `in_step`: equal lengths,
+    in a closed loop or a burst. `split`: separate prefill and decode pools. `zero`: ZeRO stage of a training step.
+    `outside`: share of TTFT that is neither steps nor queueing. `together`: logarithm of TTFT if all clients send at
+    the same time, over the simulated TTFT.
     """
 
     deployment: Deployment
     stage: StageCost | None = None
     engine: str = ""
     version: tuple[int, ...] = ()
-    sequences: float = 1.0
     prompts: float = 0.0
     burst: bool = False
     in_step: bool = False
@@ -340,11 +337,11 @@ def engine_file_of(scenario: Scenario) -> Mapping[str, Any]:
 
 def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
     """Return the engine's name and version numbers of an option ``NAME@VERSION``."""
-    if not framework:
-        return "", ()
+    name, _, version = (framework or "").partition("@")
+    if not version:
+        return name, ()
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
 
-    name, _, version = framework.partition("@")
     return name, numbers_of(version)
 
 

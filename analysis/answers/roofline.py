@@ -37,6 +37,7 @@ from .roofs import formats, roof_name, roof_rows, roofs
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
+from .usual import kernels_as_usual
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,11 +106,7 @@ class Roofline(Result):
     @property
     def sure(self) -> Interval | None:
         """Return factors on the step's time; None if too small a part is based on measurements."""
-        return (
-            None
-            if self.stage is None
-            else step_interval(Conditions(self.deployment, self.stage, *self.engine, self.batch))
-        )
+        return None if self.stage is None else step_interval(Conditions(self.deployment, self.stage, *self.engine))
 
     @property
     def drafted(self) -> DraftedStep | None:
@@ -341,7 +338,7 @@ def roofline(
         else describe_system(system)[1] | host_sources(where, how.host),
         parts,
         bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges, stage,
-        engine_named(how.framework),
+        engine_named(kernels_as_usual(how, where).framework),
     )  # fmt: skip
 
 

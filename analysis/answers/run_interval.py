@@ -197,7 +197,7 @@ def usual_draws(
     outside = OUTSIDE_S / (OUTSIDE_S + stages[1].seconds) if engine[0] else 0.0
     together = log1p(decodes / 2.0 * max(stages[1].seconds - stages[0].seconds, 0.0) / first_s) if first_s else 0.0
     factors = amounts(
-        Conditions(deployment, stages[0], *engine, decodes, share, split=split, outside=outside, together=together)
+        Conditions(deployment, stages[0], *engine, share, split=split, outside=outside, together=together)
     )
     steps = StepDraws(decode, stages[0].seconds), StepDraws(mixed, stages[1].seconds)
     return RunDraws(*steps, factors, 0.0 if split else share, 0.0, 0.0, closed=True, first=0.0, waits=0.0)
@@ -238,7 +238,7 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
     )
     in_step = (closed or burst) and not any(np.ptp(x) for x in (rows.input_tokens, rows.output_tokens))
     c = Conditions(
-        d, stages[0], *engine, len(batches[0].context), share, burst, in_step, prefill is not None,
+        d, stages[0], *engine, share, burst, in_step, prefill is not None,
         outside=outside / max(first + outside, 1e-12),
     )  # fmt: skip
     alone = 0.0 if burst or not closed else (first - wait + outside) / max(all_of_it - wait + outside, 1e-12)

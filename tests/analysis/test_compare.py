@@ -66,6 +66,16 @@ def test_rows_agree_with_what_they_are_made_of() -> None:
     assert decode.joules == pytest.approx(step.step_joules + decode.static_joules)
 
 
+@pytest.mark.parametrize("system", ["h100-x1", "mi300x-x1", "tpu-v6e-x4"])
+def test_a_step_is_equally_sure_whichever_command_costs_it(system: str) -> None:
+    """The default kernels are an engine's, so its errors count in both commands, as where it is named."""
+    (row,) = compare("qwen3-30b-a3b", [system], batch=64, context=512).table
+    step = roofline("qwen3-30b-a3b", system, batch=64, context=512)
+    assert step.sure == row.interval
+    if step.engine[0]:
+        assert step.sure == roofline("qwen3-30b-a3b", system, batch=64, context=512, framework=step.engine[0]).sure
+
+
 def test_mixed_bases_are_said_aloud(ask: Ask) -> None:
     """Finding 4 of a trial: a speed-up that is a change of cost model must not look like a device's."""
     mixed = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4,duplex-x4").out

@@ -234,7 +234,7 @@ def _step_of(run: PublishedRun) -> RunCheck:
     step = roofline(run.model, **run.options)
     seconds = step.step_seconds if step.drafted is None else step.drafted.gain.verify_s
     assert step.stage is not None
-    at = Conditions(step.deployment, step.stage, *step.engine, step.batch)
+    at = Conditions(step.deployment, step.stage, *step.engine)
     known = step_basis(at)
     return _checked(run, {"verify_step": seconds}, {} if known is None else {"verify_step": known})
 
@@ -332,6 +332,6 @@ def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, d
     between = host_delay.gap_s if host_delay.hidden else host_delay.gap_s + host_delay.sequence_s * sequences
     middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
     stage = explicit_stage(d, [middle] * d.ranks, expected=True)
-    c = Conditions(d, stage, run.framework, numbers_of(run.version), sequences)
+    c = Conditions(d, stage, run.framework, numbers_of(run.version))
     basis = step_basis(c, (stage.seconds, between))
     return times["total"], tokens * between, {} if basis is None else {"batch_latency": basis}
