@@ -4,8 +4,9 @@ Without prefix caching a sequence holds bytes; with prefix caching it holds bloc
 
 By default the latest admitted request is preempted. vLLM's priority scheduling (``Scheduler.schedule`` in
 vllm/v1/core/sched/scheduler.py, 0.19) preempts the running request with the largest (priority, arrival); tokens that the
-step had planned for it return to the budget. A request that is the last in order ends the plan of running ones. The
-scheduler's index moves back by one only for a planned request, so the next one in the list is then skipped in this step.
+step had planned for it return to the budget. If the request that needs memory has itself the lowest priority, it is
+preempted, and the planning of running requests ends. The scheduler's index moves back by one only if the preempted request
+had been planned in this step. Otherwise the next request in the list is skipped in this step.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def drop_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, no
     reused before all other free blocks.
     """
     content = state.contents[index]
-    note_content(state, kv_rules, rank_index, index, min(noted, content.hashed))  # outputs of sessions
+    note_content(state, kv_rules, rank_index, index, min(noted, content.hashed))  # also the outputs of sessions
     pool, rank, keyed = state.pool, state.ranks[rank_index], content.keyed
     row, full = pool.held[rank_index, content.slot], content.blocks
     if kv_rules.bare_first:
@@ -156,7 +157,7 @@ def drop_blocks(state: State, kv_rules: KvRules, rank_index: int, index: int, no
             rank.blocks += give_back(pool, rank_index, row[j], True)
         give_back_bare(pool, rank_index, content.blocks - max(full, keyed), True)
         rank.blocks += content.blocks - max(full, keyed)
-    if full > keyed:  # none of them can be told from another
+    if full > keyed:  # blocks without a key are interchangeable
         give_back_bare(pool, rank_index, full - keyed, False)
         rank.blocks += full - keyed
     for j in range(min(full, keyed) - 1, -1, -1):
@@ -203,7 +204,7 @@ def found_again(state: State, index: int) -> int:
     if state.hooks.found_again.size > 0:
         return int(hooks.found_again(state, index))
     request = state.requests[index]
-    if request.in_flight > 0:  # of several batches in flight
+    if request.in_flight > 0:  # several batches are in flight
         return int(request.noted)
     if coming(state, index) and request.cached > request.target:
         if state.counters[0].fast_forward > 1:
@@ -220,7 +221,7 @@ def find_prefix(state: State, kv_rules: KvRules, rank: int, index: int, row: I8)
     """
     pool, request, content = state.pool, state.requests[index], state.contents[index]
     most = (request.target - 1) // kv_rules.block
-    if request.preempted == 0:  # nothing of its own yet
+    if request.preempted == 0:  # only hashed blocks can be cached: the request has computed no block itself
         most = min(most, content.hashed // kv_rules.block)
     for j in range(most):
         key = content_key(pool, content.hashes, content.hashed, index, j, kv_rules.block)
@@ -278,7 +279,7 @@ def note_planned(state: State, kv_rules: KvRules, rank: int, index: int, want: i
     hashed = min(request.noted, content.hashed)
     if hashed >= (content.keyed + 1) * kv_rules.block:
         note_content(state, kv_rules, rank, index, hashed)
-    if kv_rules.resume > 0:  # a state is kept at the last of its multiples that a step reaches
+    if kv_rules.resume > 0:  # the state is kept at the last multiple of `resume` tokens that a step reaches
         last = request.noted // kv_rules.resume * kv_rules.resume // kv_rules.block
         if 0 < last <= content.keyed:
             state.pool.blocks[rank, state.pool.held[rank, content.slot, last - 1]].resumes = 1
@@ -296,7 +297,7 @@ def allocate(state: State, kv_rules: KvRules, rank: int, index: int, tokens: int
     if more > 0.0:
         state.free[rank] -= more
         state.requests[index].kv_bytes += more
-    # What is held changes at whole blocks only, in every window class.
+    # In every window class the bytes change only when a new block begins.
     state.requests[index].covered = (tokens + kv_rules.block - 1) // kv_rules.block * kv_rules.block
     return True
 

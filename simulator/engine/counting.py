@@ -13,19 +13,19 @@ from .policies import Limits
 from .state import F8, I8, State
 
 RENEWED, FEWER = 64, 8
-"""Steps, and share of the decodes, after which `set_uneven` computes its value again."""
+"""Number of steps, and inverse of the relative change of decodes, after which `set_uneven` computes its value again."""
 
 
 @compiled_code
 def set_uneven(model: Lowered, state: State, limits: Limits, rank: int, done: int) -> None:
     """Set the extra time of a rank's unequal context lengths in its moments, `done` steps into a fast-forward.
 
-    It is 0 for kernels without this effect. It changes slowly while all sequences decode: one value serves `RENEWED`
-    steps, or until the number of decodes has changed by a `FEWER`th.
+    The time is 0 for kernels without this effect. In decode-only steps it changes slowly: it is computed again after
+    `RENEWED` steps, or when the number of decodes has changed by 1 / `FEWER`.
     """
     plan, step_totals = model.plan, model.step_totals
     m, last, step = state.moments[rank], step_totals.spread[rank], state.counters[0].steps
-    at = m.size - 1  # behind the sums of the batch
+    at = m.size - 1  # the entry after the sums of the batch
     m[at] = 0.0
     if m[DECODES] < 2.0:
         return

@@ -55,13 +55,13 @@ class Engine:
     seed : int
         Seed of the samples of requests: accepted drafts.
     most_plans : int or None
-        Number of plans to keep, from the first on; None: all.
+        Number of plan entries after which no more plans are kept; None: all plans are kept.
     given : mapping of str to object
-        Data of the run for the engine's parts, by name of the part.
+        Data that the run passes to parts of the engine, keyed by part name.
     clone : Engine, optional
-        Another engine of the same deployment and policy: its lowered model is used again, and its histogram is shared.
+        Another engine of the same deployment and policy: its lowered model is reused, and both fill one histogram of gaps.
     among : int
-        See `WorkLog`.
+        Number of engines in the run, see `WorkLog`.
     """
 
     deployment: Deployment
@@ -83,17 +83,17 @@ class Engine:
     step_totals: StepTotals = field(init=False)
     state: State = field(init=False)
     work_log: WorkLog = field(init=False)
-    expert_side: Any = field(init=False, default=None)  # other devices that work for it
+    expert_side: Any = field(init=False, default=None)  # the devices of disaggregated experts
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[Records, Records]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
     width: int = field(init=False, default=0)  # blocks of the longest request
-    parts: dict[str, Any] = field(init=False, default_factory=dict)  # their states, by name
-    does: dict[str, EnginePart] = field(init=False, default_factory=dict)  # what they do, by name
+    parts: dict[str, Any] = field(init=False, default_factory=dict)  # states of parts, by name
+    does: dict[str, EnginePart] = field(init=False, default_factory=dict)  # Python side of parts, by name
     model: Lowered | None = field(init=False, default=None)
     _costs: Costs | None = field(init=False, default=None)
     _brought: list[Brought] = field(init=False, default_factory=list)
-    _hooks: Hooks | None = field(init=False, default=None)  # while the states of parts stay
+    _hooks: Hooks | None = field(init=False, default=None)  # None: a part has a new state
     _loop: EngineArrays | None = field(init=False, default=None)
     _made_of: State | None = field(init=False, default=None)
 
@@ -125,7 +125,7 @@ class Engine:
         if "scheduler" not in self.parts and not any(part.orders for part in self.does.values()):
             check_order(self.policy)
         if "scheduler" in self.parts:
-            self.limits = self.limits._replace(ahead=False)  # steps start before a cut
+            self.limits = self.limits._replace(ahead=False)  # fast-forwarded steps must start before the cut (`exact`)
 
     def _empty(self) -> None:
         """Create the state of an engine without requests, at time 0."""
@@ -133,13 +133,13 @@ class Engine:
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
         scheduler, overlap = None, False
-        if rules is not None and blocks:  # these schedulers number the pages themselves
+        if rules is not None and blocks:  # these schedulers have their own page tables
             scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
             most, overlap = rules.most(most, stages), rules.overlap and stages == 1
         rows = ranks, most, moments, self.kv.capacity, blocks, self.step_totals.busy.shape[1] - 1
         self.state = new_state(*rows)._replace(hooks=NONE, front=idle_front(self.policy.host.front))
         self.parts, self.contents = {}, Contents()
-        if scheduler is not None:  # of what is told of content, hashes alone
+        if scheduler is not None:  # these schedulers read the prefix hashes from `contents`
             self.state = self.state._replace(contents=records(col.FEWEST_ROWS, col.CONTENT))
             self.parts = {"scheduler": scheduler, "exact": new_exact(overlap)}
         if self.keep_plans:
@@ -151,8 +151,8 @@ class Engine:
         self._loop = self._hooks = None
 
     def fail(self, now: float) -> None:
-        """Lose all requests and caches at time `now`; the work log keeps what was done until then."""
-        self.take_log(Status.REACHED)  # of steps that were not run from here
+        """Lose all requests and caches at time `now`; the work log keeps the work done until then."""
+        self.take_log(Status.REACHED)  # rows of steps that compiled code ran outside `advance`
         old = self.state
         for part in self.does.values():
             part.fail(self, now)
@@ -272,7 +272,7 @@ class Engine:
     def widen(self, tokens: int) -> None:
         """Enlarge the block tables to requests of `tokens` tokens, prompt and output together.
 
-        With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
+        With several batches in flight a sequence may be in each of them, and some of these steps are after its last token.
         """
         if "scheduler" in self.parts:
             self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
@@ -292,7 +292,7 @@ class Engine:
         if not self.named or "scheduler" in self.parts:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
-        # In powers of two: the longest request so far grows with every block of the stream.
+        # In powers of two, because each block of requests may contain a longer one.
         pool = widened(pool, 1 << max(self.width - 1, 0).bit_length(), self.state.ranks.slots)
         if pool is not self.state.pool:
             self.state = self.state._replace(pool=pool)
@@ -312,7 +312,7 @@ class Engine:
             self.state = self.contents.name(block, self.state, self.state.pool)
 
     def advance(self, until: float, goal: int = 0) -> float:
-        """Run until `until`, until `goal` requests have completed or nothing is left.
+        """Run until time `until` [s], until `goal` requests have completed, or until no request is left.
 
         Returns
         -------

@@ -57,7 +57,7 @@ class EnginePart:
         """Called after a failure, when the engine has a new, empty state."""
 
     def by_hand(self, engine: Any) -> bool:
-        """Return whether Python must add requests, because the part keeps more of them than a row of the engine's arrays."""
+        """Return whether only Python can add requests, because the part stores data outside the engine's arrays."""
         return False
 
     def refused(self, engine: Any) -> list[int]:

@@ -1,10 +1,10 @@
-"""Steps of engines whose own rules process a step's results while the next one runs.
+"""Steps of the SGLang and TensorRT-LLM schedulers, which process the results of a step while the next one runs.
 
-SGLang's and TensorRT-LLM's executors plan a step, start it, and then wait for the one before it: its tokens, ends and
-memory count from the plan after the next one on (`event_loop_overlap` in sglang/srt/managers/scheduler.py,
-`_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/py_executor.py). A request that has just ended runs in one
-more step. Without overlap, results are processed at once. The plan itself is made by the rules of each engine; only the
-rules of the simulated engine are compiled.
+Their executors plan a step, start it, and then wait for the previous step (`event_loop_overlap` in
+sglang/srt/managers/scheduler.py, `_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/py_executor.py). So the plan of
+a step does not know the tokens, completions and freed memory of the step in flight, and a request that has just ended runs in
+one more step. Without overlap, results are processed at once. A part of each engine makes the plan; only the part of the
+simulated engine is compiled.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ from .state import LogColumn, State, Status
 I8 = npt.NDArray[np.int64]
 
 STEP = named("planned flying ran tries", "prompts decodes used first_end")
-"""State of the planned step: whether it is `planned`, has results to process (`flying`), and `ran` since arrivals were polled;
-`tries` counts empty plans in a row. Prompt tokens, decodes, KV bytes in use; end of the first fast-forwarded step [s].
+"""State of the planned step.
+
+`planned`: whether a planned step waits to run. `flying`: whether a step has run whose results are not processed. `ran`:
+whether a step has run since arrivals were polled. `tries`: number of empty plans in a row. `prompts`, `decodes`, `used`:
+prompt tokens, decodes and KV bytes in use of the plan. `first_end`: end of the first fast-forwarded step [s].
 """
 
 
 @by_address
 class Exact(NamedTuple):
-    """State of the schedulers that process the results of a step while the next step runs."""
+    """State of a scheduler that may process the results of a step while the next step runs."""
 
-    overlap: bool
+    overlap: bool  # whether it does; if not, results are processed at the end of the step
     step: npt.NDArray[Any]  # [1] of `STEP`
 
 

@@ -35,9 +35,10 @@ def record_gap(hist: I8, clocks: Any, gap: float, times: int) -> None:
 
 @compiled_inside
 def join_gap(state: State, gap: float, gaps: int, own: float) -> int:
-    """Add a token with gap `own` to the tokens waiting to be counted; count them if their gap differs.
+    """Add a token with gap `own` [s] to `gaps` unrecorded tokens with gap `gap`; return the new number of these tokens.
 
-    Most sequences share their gap, so equal ones that follow one another are counted together.
+    If the gaps differ, the earlier tokens are recorded first. Most sequences have the same gap, so tokens with equal gaps
+    are recorded together.
     """
     if own != gap and gaps > 0:
         record_gap(state.hist, state.clocks[0], gap, gaps)
@@ -51,7 +52,7 @@ def stamp(
 ) -> tuple[float, int]:
     """Set the timestamps of `count` new tokens of a sequence: the first at `first_end`, the last at `now` [s].
 
-    Returns the gap that waits to be counted and how often, see `join_gap`.
+    Returns the gap of the unrecorded tokens [s] and their number, see `join_gap`.
     """
     request = state.requests[index]
     state.counters[0].emitted += count
@@ -105,10 +106,10 @@ def fast_forward_limit(state: State, kv_rules: KvRules, token_budget: int) -> in
     block = 0.0
     for c in range(kv_rules.window.size):
         block += kv_rules.block_bytes[c]
-    if kv_rules.window.size > 1:  # windows are rounded up to blocks together
+    if kv_rules.window.size > 1:  # the bytes of all windows are rounded up together to blocks of the first class
         block += kv_rules.block_bytes[0]
     for r in range(state.ranks.shape[0]):
-        # The plan holds the blocks of one step; mostly there is room for all blocks to come.
+        # The plan has allocated the blocks of one step. Usually free memory covers all k steps; else search for k.
         if state.ranks[r].running * block * (k // kv_rules.block + 1) <= state.free[r]:
             continue
         low, high, middle = int64(1), k, k
@@ -139,8 +140,9 @@ def same_plan(state: State, limits: Limits, closed: bool) -> int:
 def last_start(state: State, limits: Limits, arrival: float, until: float) -> float:
     """Return the time by which the last fast-forwarded step must start: before the batch may change.
 
-    A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
-    changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
+    If the head of the queue cannot be admitted, it stays blocked until the batch changes, and an arrival behind it has no
+    effect. This does not hold for several ranks, which receive arrivals by load, nor for a policy with an order, which
+    may put an arrival at the head.
     """
     if state.hooks.next_event.size > 0:
         return float(min(min(arrival, until), hooks.next_event(state)))
@@ -155,7 +157,7 @@ def count_steps(state: State, limits: Limits, steps: int, chunks: int) -> None:
     """Count fast-forwarded steps for rules that depend on their number."""
     counters, ranks = state.counters[0], state.ranks
     counters.poll += limits.poll_steps if chunks > 0 else steps
-    if limits.even_steps > 0:  # the first step's plan has counted itself
+    if limits.even_steps > 0:  # `hold_back` has counted the first step already
         decoding = True
         for r in range(ranks.shape[0]):
             decoding = decoding and ranks[r].running > 0

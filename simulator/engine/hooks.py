@@ -201,7 +201,7 @@ def on_computed(state: State, kv_rules: KvRules, rank: int, index: int, computed
 
 @point(FIRST)
 def tokens_coming(state: State, index: int) -> int:
-    """Tokens of a sequence that have timestamps but are unknown to the current plan; default: at most one."""
+    """Return the tokens of a sequence that have timestamps but are unknown to the current plan; default: at most one."""
 
 
 @point(FIRST)
@@ -246,7 +246,7 @@ def on_preempted(state: State, index: int) -> None:
 
 @point(EACH)
 def on_undone(state: State, index: int) -> None:
-    """Called when a plan drops the tokens of a request again."""
+    """Called when the tokens of a request are removed from the plan being made."""
 
 
 # A step runs.
@@ -264,7 +264,7 @@ def run_steps(
 
 @point(FIRST)
 def batch_seconds(state: State, limits: Limits, decodes: float) -> None:
-    """Return the time of a planned batch [s], costed stage by stage; default: the whole step at once."""
+    """Set the seconds of a planned batch on each pipeline stage (`state.costs.stages`); default: one `timed.cost_step`."""
 
 
 @point(LATEST)
@@ -294,7 +294,7 @@ def host_link_s(state: State) -> float:
 
 @point(SOONEST)
 def next_event(state: State) -> float:
-    """Return the next time at which something ends that may change a plan [s]; infinity: nothing is known."""
+    """Return the next time at which an event other than an arrival may change a plan [s]; infinity: none is known."""
 
 
 @point(EACH)
@@ -302,7 +302,7 @@ def on_log(state: State) -> None:
     """Called after a row of the log has been written."""
 
 
-# Tokens come.
+# Tokens are emitted.
 
 
 @point(FIRST)
@@ -327,7 +327,7 @@ def verified(state: State, index: int, tokens: int) -> int:
 
 @point(EACH)
 def on_together(state: State, together: int) -> None:
-    """Called with the number of tokens that were emitted together with another of their sequence."""
+    """Called with the number of tokens that had the same timestamp as the previous token of their sequence."""
 
 
 @point(EACH)

@@ -26,28 +26,39 @@ LAUNCH_S = 35e-6
 """Time of one kernel launch from Python (`step.launches`) [s], for all engines; docs/engine-files.md#host names its fit."""
 
 SYNC_GAP_S = 0.5e-3
-"""Host time added to a step of vLLM from 0.11 on that is scheduled after the tokens of the last one were read [s]: by default up to 0.13
-(github.com/vllm-project/vllm/pull/27614), later with `async_scheduling` off and with drafts of the host. Two sources, each left out in turn: 0.5 ms has the least
-median error of 35 gaps between tokens of 0.11.1 (ML.ENERGY). In four runs of 0.11.0 with 1 to 8 sequences (gpustack) 0.6 to 0.8 ms were
-missing."""
+"""Host time [s] added to each step of vLLM from 0.11 on with synchronous scheduling: a step is scheduled after the tokens of the last step were read.
+
+It is the default up to 0.13 (github.com/vllm-project/vllm/pull/27614). Later versions use it with `async_scheduling` off, and
+with drafts that the host proposes. Two sources, each left out in turn: 0.5 ms has the smallest median error for 35 gaps between tokens
+of vLLM 0.11.1 (ML.ENERGY). Four runs of 0.11.0 with 1 to 8 sequences (gpustack) need 0.6 to 0.8 ms.
+"""
 
 OUTSIDE_S = 6.0e-3
-"""Time that a request spends outside the steps and the front end [s]. Without it, predicted mean TTFTs of dense models are too short by 7.4 ms
-(median; $OPBYTE_DATA/serving_h100, vLLM 0.15.1, Poisson arrivals), of which 600 prompt tokens are subtracted (`TOKEN_S`). One client's 95th percentiles
-under vLLM 0.30 (silybench) are too short by 6.4 ms with 128 tokens and by 8.6 ms with 1,024: 6.1 and 6.2 ms without the tokens. The same value is assumed for
-other frameworks, whose servers do the same work."""
+"""Time that a request spends outside the steps and the front end [s].
+
+Without it, predicted mean TTFTs of dense models are too short by 7.4 ms (median; $OPBYTE_DATA/serving_h100, vLLM 0.15.1, Poisson arrivals).
+Tokenizing the 600 prompt tokens (`TOKEN_S`) explains 1.4 ms of this. One client's 95th percentiles of TTFT under vLLM 0.30 (silybench) are too short by
+6.4 ms for prompts of 128 tokens and by 8.6 ms for 1,024 tokens; without tokenizing, 6.1 and 6.2 ms remain. Other frameworks are assumed to
+have the same value, because their servers do the same work.
+"""
 
 
 TOKEN_S = 2.3e-6
-"""Time to tokenize one token of a random prompt [s]. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
-takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
-a DGX H100's does (10.7, github.com/vllm-project/vllm/issues/19012). English takes 0.8 us a token."""
+"""Time to tokenize one token of a random prompt [s]; English text takes 0.8 us per token.
+
+Measured on one core of an AMD EPYC with the tokenizer call of transformers and the 128,000 byte pairs of mistral-common's tekken: 2.2 ms for 920
+tokens and 19 ms for 7,400 tokens, of which ``encode`` takes 1.4 and 14.5 ms. The text "hi ", 10,000 times, takes 10.2 ms; a DGX
+H100 needs 10.7 ms (github.com/vllm-project/vllm/issues/19012).
+"""
 
 
 HTTP_S = 0.85e-3
-"""Time of a request in the HTTP stacks of the client and the server [s], part of `OUTSIDE_S`: 0.51 ms of aiohttp with a session for each
-request, as ``vllm bench serve`` and ``sglang.bench_serving`` open one, and 0.34 of uvicorn, FastAPI and pydantic. Measured as CPU time of
-both processes on a Xeon, five times 1,000 streamed chats at once (0.33 to 0.36 and 0.48 to 0.57 ms), without an engine."""
+"""Time of a request in the HTTP stacks of the client and the server [s], a part of `OUTSIDE_S`.
+
+Client: 0.51 ms (0.48 to 0.57) of aiohttp with one session per request, as in ``vllm bench serve`` and ``sglang.bench_serving``. Server: 0.34
+ms (0.33 to 0.36) of uvicorn, FastAPI and pydantic. Measured as CPU time of both processes on a Xeon, without an engine, in five runs of
+1,000 concurrent streamed chats.
+"""
 
 
 class FrontEnd(NamedTuple):
@@ -98,13 +109,14 @@ def _delay(requests: npt.NDArray[Any], stop: int, members: int, times: tuple[flo
 
 @compiled_part
 def hand_over(front: npt.NDArray[Any], requests: npt.NDArray[Any], first: int, tokens: npt.NDArray[np.int64]) -> None:
-    """Replace the times at which requests were sent by those at which the engine receives them.
+    """Change the arrival of new requests from the time at which they were sent to the time at which the engine gets them.
 
-    The requests are the last rows, from `first` on, in the order in which they were sent; each has a number of `tokens`.
+    The new requests are the last rows, from `first` on, in the order in which they were sent; `tokens` are their prompt
+    tokens.
 
-    HTTP and templates are work of the server's event loop, between the awaits of a request: the loop serves all requests that
-    wait, and then polls for new ones (their tokens, new connections). So requests that arrive during a round form the next
-    round. One thread then tokenizes the requests of a round, one after another.
+    The server's event loop handles HTTP and chat templates in rounds. In each round it serves all pending requests, and
+    then it polls for new ones. Requests that arrive during a round therefore form the next round. One thread then
+    tokenizes the requests of a round, one after another.
     """
     f, row, stop = front[0], first, first + len(tokens)
     if f.request_s == 0.0 and f.token_s == 0.0:  # no front end: requests may be given out of order
@@ -139,8 +151,8 @@ def hand_over_all(front: npt.NDArray[Any], requests: npt.NDArray[Any], tokens: n
 class Host:
     """Times of the host [s]; 0 by default.
 
-    Both measured runs of docs/measured-servers.md, with steps of 16 ms and more under asynchronous
-    scheduling, show no host time.
+    Both measured runs of docs/measured-servers.md show no host time: they use asynchronous scheduling, and their steps take
+    16 ms or more.
 
     Attributes
     ----------
@@ -153,7 +165,7 @@ class Host:
     gap_s : float
         Time that the devices wait between two steps, even with asynchronous scheduling.
     sync_s : float
-        The same, only if a step is scheduled after the tokens of the previous step were read.
+        As `gap_s`, but only with synchronous scheduling: a step is scheduled after the tokens of the previous step were read.
     front : FrontEnd
         The server's front end, which prepares requests.
     why : str
@@ -232,6 +244,6 @@ def with_host_delay(host_delay: HostDelay, seconds: float, tokens: float, sequen
         seconds += host_delay.mixed_s * max(sequences - chunks, 0.0)
     launch_s = starting(host_delay, tokens, chunks)
     host_s = host_delay.step_s + host_delay.sequence_s * sequences
-    if host_delay.hidden:  # one thread launches a step, and then works on the tokens of the step before
+    if host_delay.hidden:  # one thread launches a step, and then processes the tokens of the previous step
         return float(max(seconds, launch_s + host_s) + host_delay.gap_s)
     return float(max(seconds, launch_s) + host_s + host_delay.gap_s)

@@ -38,21 +38,20 @@ class CacheSettings:
     blocks : int, optional
         Blocks of one rank; default: as many as fit in the device's memory.
     memory_bytes : float, optional
-        Memory of one device for weights and cache together [B], instead of the usable fraction
-        of the device's description.
+        Memory of one device for weights and cache together [B]. Default: the usable fraction in the device's description.
     prompt_room : int
-        Prompt tokens for whose activations memory is reserved per sequence, in engines that compute all prompts of a batch
-        unchunked. 0: none, because the unusable fraction of memory suffices for a step's activations.
+        Prompt tokens per sequence for whose activations memory is reserved, in engines that compute all prompts of a batch
+        without chunks. 0: none; the activations of a step fit in the unusable fraction of memory.
     tiers : kv_tiers.settings.TierSettings, optional
         KV tiers below device memory, which store evicted blocks.
     window_share : float, optional
-        For engines whose window layers have a pool of fixed size: its tokens over the tokens of other layers. Without
-        it, window layers keep the window of every sequence in the same memory.
+        For engines with a separate KV pool of fixed size for window layers: its tokens over the tokens of the pool of the
+        other layers. None: one pool for all layers, in which each sequence stores its windows.
     state_slots : float, optional
-        For engines with a separate pool of constant states: its number of states.
+        For engines with a separate pool of constant states: the number of states in it. None: no such pool.
     found_again : bool
-        Whether prompts can be found in the prefix cache if windows and states share its blocks (vLLM's hybrid KV cache
-        manager).
+        Whether prefix caching works for models with windows or constant states, which then use blocks of the same pool
+        (vLLM's hybrid KV cache manager).
     states_each : int
         States of a sequence; more than one if states are kept for other requests to resume from.
     resume_tokens : int
@@ -75,15 +74,15 @@ class CacheSettings:
 class KvRules(NamedTuple):
     """Rules for the KV bytes of a sequence on one device: blocks of every window class, and constant state."""
 
-    window: npt.NDArray[np.int64]  # [C] tokens a class keeps; 0 = all
+    window: npt.NDArray[np.int64]  # [C] tokens that each window class caches; 0: all
     block_bytes: npt.NDArray[np.float64]  # [C] bytes of one block over the layers of the class
-    constant: float  # constant-size state of a sequence, and its room for a whole prompt [B]
+    constant: float  # constant state of a sequence, and memory reserved for its prompt's activations [B]
     block: int  # tokens of one block
     capacity: float  # bytes for KV and state on one device
-    cached: bool = False  # whether blocks are shared and found again by their content
-    bare_first: bool = False  # whether freed blocks without such content are handed out next
+    cached: bool = False  # prefix caching: blocks are shared and found by their content
+    bare_first: bool = False  # whether freed blocks without findable content are reused first
     resume: int = 0  # tokens between states that a prompt may resume from; 0: any block
-    first: int = 0  # tokens of a prompt that admission asks room for; 0: all of them
+    first: int = 0  # prompt tokens for which admission requires free memory; 0: all
 
     @property
     def blocks(self) -> int:
@@ -95,11 +94,13 @@ class KvRules(NamedTuple):
 def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False) -> KvRules:
     """Return the KV bytes per sequence and the KV capacity of one device of a deployment.
 
-    Prefix caching works on blocks of the layers that keep all tokens. With `found_again`, a sequence takes further blocks of
-    the same pool for its windows and states, and these are never found by others: the part of a window that a prompt needs
-    where it resumes is assumed to be cached, as it was freed last. Other models with windows or constant state run without
-    prefix caching. Windowed layers keep at most their window; every class is rounded up to whole blocks. With pipeline
-    parallelism the stage that fills up first decides (all of vLLM's workers have the fewest blocks that any of them can hold).
+    - Window layers cache at most their window. The bytes of every window class are rounded up to whole blocks.
+    - Prefix caching uses the blocks of layers that cache all tokens. Models with windows or constant states run without
+      it, unless the settings have `found_again`.
+    - With `found_again`, windows and states use blocks of the same pool, which other requests cannot find. A prompt that
+      resumes needs the last window before that point. It is assumed to be cached, because it was freed last.
+    - With pipeline parallelism the stage that fills up first decides: all of vLLM's workers have the number of blocks of
+      the worker with the fewest.
 
     Raises
     ------
@@ -130,7 +131,7 @@ def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, cach
 
 
 def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
-    """Return the KV bytes that one device of every pipeline stage holds in total; not to be used as a capacity."""
+    """Return the KV bytes per sequence, summed over one device of each pipeline stage; the capacity is infinite."""
     return _stage_rules(deployment.shard, np.inf, settings, deployment)
 
 
@@ -139,8 +140,8 @@ def _stage_rules(
 ) -> KvRules:
     """Return the KV bytes and capacity of one device of a pipeline stage.
 
-    The draft model is on the `last` stage and caches the same tokens in the same blocks; a constant state is kept for
-    every token of a verification.
+    The draft model is on the `last` stage and caches the same tokens in blocks of the same size. With speculative
+    decoding, one more constant state is kept for each draft token.
     """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
     states = held.state_bytes_per_sequence * settings.states_each
@@ -151,7 +152,7 @@ def _stage_rules(
         states += held.state_bytes_per_sequence * drafts.tokens
         for w, size in ({} if drafts.draft is None or not last else drafts.draft.shard.kv_classes()).items():
             classes[w] = classes.get(w, 0.0) + size * drafts.copies
-    if settings.window_share is not None and 0 in classes:  # every token has room in all layers
+    if settings.window_share is not None and 0 in classes:  # window layers store `window_share` of all tokens
         classes = {0: sum(size * (settings.window_share if w else 1.0) for w, size in classes.items())}
     if settings.state_slots is not None:
         capacity -= settings.state_slots * held.state_bytes_per_sequence
@@ -165,10 +166,10 @@ def _stage_rules(
 
 
 def _of_all(stages: list[KvRules]) -> KvRules:
-    """Return rules that hold on every pipeline stage, from the stage that fills up first.
+    """Return rules that no pipeline stage exceeds, in bytes of the stage that fills up first.
 
-    Everything is counted in bytes of that stage. Where the stages have their windows or constant states in different
-    shares, each share counts as on the stage where it takes most, so that no stage is ever overdrawn.
+    Each window class and the constant state count with their largest share of a stage's capacity over all stages, so the
+    rules are conservative if the stages differ in these shares.
     """
     if len(stages) == 1:
         return stages[0]

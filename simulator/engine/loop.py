@@ -1,8 +1,8 @@
 """The engine's inner loop, compiled: poll arrivals, plan, cost, advance the clock, set timestamps, repeat.
 
 It is compiled once for all engines: step costs (`step.timed.Costs`) and hooks of parts (`hooks`) are called by address.
-Steps run one after the other (`plain`), unless a part brings another scheduler: an engine's own rules with results one
-step late (`exact`), or several batches in flight.
+Steps run one after the other (`plain`), unless a part replaces the scheduler: SGLang's and TensorRT-LLM's process results
+one step late (`exact`), and pipeline parallelism has several batches in flight.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def idle(kv_rules: KvRules, state: State) -> None:
 def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal: int) -> int:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
-    Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished. The step that brings completions up to `goal` is the last one; if `goal` is `RESTING`,
-    the engine stops before the first step that requests yet unknown might change.
+    Every request that arrives before `until` [s] must have been submitted. A step that starts before `until` is finished.
+    The loop also stops after the step with which the number of completions reaches `goal`. If `goal` is `RESTING`, it
+    stops before the first step that a request not yet submitted could change.
 
     Returns
     -------
     int
-        A `status`.
+        A `Status`, or `RESTS`.
     """
     counters, clocks, arrival = state.counters[0], state.clocks[0], 0.0
     while True:
@@ -73,7 +73,7 @@ def advance(limits: Limits, kv_rules: KvRules, state: State, until: float, goal:
             if not may_look(limits, state, until):
                 return Status.REACHED
             arrival = poll_arrivals(limits, kv_rules, state)
-            if counters.released == counters.completed:  # all that has come is done
+            if counters.released == counters.completed:  # all arrived requests have completed
                 if clocks.known >= until:
                     return Status.REACHED  # the next plan may see requests that are not submitted yet
                 if not hooks.results_pending(state):

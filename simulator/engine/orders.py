@@ -1,7 +1,7 @@
 """Order in which waiting requests are admitted: named rules that give each request a key.
 
-A key is computed once, when a request reaches an engine; the queue is sorted by it, smallest first, equal keys by
-arrival. Some orders use separate queues, and an engine chooses among them for every admission (`LANED`).
+A key is computed once, when a request reaches an engine. The queue is sorted by key, smallest first; equal keys are in
+order of arrival. Some orders use separate queues, and the engine chooses a queue for every admission (`LANED`).
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def vtc(requests: Waiting) -> I8:
 
 
 LANED = ("priority", "vtc")
-"""Orders with separate queues for the requests, see `parts.classes.class_queues`; without priorities or tenants they
-change nothing.
-"""
+"""Orders with one queue per priority or tenant (`parts.classes.class_queues`); with a single one they have no effect."""
 
 
 def queue_keys(name: str, requests: Waiting) -> F8:

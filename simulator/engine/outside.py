@@ -1,7 +1,7 @@
 """User-defined parts of an engine: a function with `@part` decides which prompts wait longer.
 
-It is compiled into the planner. It is called when a prompt is at the head of the queue and something else runs, so
-that the engine cannot stand still because of it. The prompts behind it wait too.
+The planner calls the compiled function for the prompt at the head of the queue, but only while another request runs. So
+the engine always makes progress. The prompts behind the delayed one wait too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OWN_SCHEDULERS = "its scheduler has its own admission rules"
 class WaitingPrompt(NamedTuple):
     """State of the prompt at the head of the queue, and of the engine as of the step in flight."""
 
-    tokens: int  # of the prompt that must be computed, including cached ones
+    tokens: int  # prompt tokens to compute, before the prefix cache is looked up
     waited_s: float  # time since its arrival
     running: int  # running requests
     decoding: int  # running requests that have their first token
@@ -43,14 +43,14 @@ OUTSIDE: Registry[tuple[Waits, dict[str, float]]] = Registry("part")
 def part(
     name: str, *, options: Mapping[str, float], cannot: Mapping[str, str] | None = None
 ) -> Callable[[Waits], Waits]:
-    """Register a part whose function says whether a prompt waits on, by a name.
+    """Return a decorator that registers a function as part `name`; the function returns whether a prompt waits longer.
 
     Parameters
     ----------
     options : mapping of str to float
-        Option -> default number.
+        Default values, keyed by option.
     cannot : mapping of str to str
-        Part that it cannot be combined with (a name in `opbyte list parts`) -> physical reason.
+        Physical reasons, keyed by the part that it cannot be combined with (a name in `opbyte list parts`).
 
     Raises
     ------

@@ -26,7 +26,7 @@ from .state import NUM_LOG, LogColumn, State, Status
 
 @compiled_inside
 def end_step(state: State, start: float) -> None:
-    """Notify parts that a step that began at `start` has ended, with the experts' time on the host link so far."""
+    """Notify parts that a step that began at `start` [s] has ended, and for how long experts have used the host link so far."""
     if state.hooks.after_step.size > 0:
         hooks.after_step(state, hooks.host_link_s(state), start)
 
@@ -70,7 +70,7 @@ def finish(
         remaining += 1
         count = tokens_come(state, i, q, steps) if q > 0 else 0
         if count == 0:
-            continue  # not scheduled, or a prompt that goes on
+            continue  # not scheduled, or a prompt with further chunks
         if request.cached > request.covered:
             allocate(state, kv_rules, rank_index, i, request.cached)
         hooks.on_tokens(state, rank_index, i, count)
@@ -182,7 +182,7 @@ def wait_for(state: State, changed: bool, start: float, arrival: float, until: f
 
 @compiled_part
 def drop_all_late(kv_rules: KvRules, state: State) -> None:
-    """Free, on all ranks, the memory of sequences that had ended before the latest plan without it knowing."""
+    """Free, on all ranks, the memory of sequences that had ended before the latest plan without the plan knowing it."""
     for r in range(state.ranks.shape[0]):
         drop_late(state, kv_rules, r)
 

@@ -26,10 +26,10 @@ def brings_cache(state: State, index: int) -> bool:
 
 @compiled_part
 def next_tokens(state: State, index: int) -> int:
-    """Return the known but uncomputed tokens of a running sequence, including those that are sure to come from flight.
+    """Return the known but uncomputed tokens of a running sequence, including the tokens that batches in flight will bring.
 
-    Returns 0 while the next input is in flight and must be waited for (`in_flight` 0), and if the tokens in
-    flight are sure to be the last: the scheduler plans by the tokens that it knows.
+    Returns 0 if the next input token is still being computed and cannot be planned ahead (`in_flight` is 0), and if the
+    tokens in flight are certainly the sequence's last ones.
     """
     if state.hooks.want.size > 0:
         return int(hooks.want(state, index))
@@ -176,8 +176,8 @@ def hold_back(state: State, limits: Limits, kv_rules: KvRules) -> bool:
 def plan_decodes(state: State, kv_rules: KvRules, windows: I8, rank_index: int, budget: int) -> tuple[int, int]:
     """Plan a rank's leading decodes as long as they have memory; return the numbers of sequences and tokens.
 
-    Almost all running sequences are planned here: sums stay in registers, and checks that only prompts need are
-    left out. Attention with a window is left to `set_tokens`.
+    A fast path for most running sequences: it keeps sums in registers and omits checks that only prompts need. Models
+    with attention windows use `set_tokens` instead.
     """
     rank, left = state.ranks[rank_index], state.ranks[rank_index].least_left
     context, tokens, j = int64(0), int64(0), int64(0)

@@ -1,9 +1,7 @@
 """Batching policies: which sequences run in the next step, and how many tokens of each.
 
-A policy is data (:class:`Policy`) read by one compiled function (`planning.plan_rank`) over the
-engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the running decodes.
-
-Options and initial state of an engine with its own scheduler.
+A policy is data (:class:`Policy`), which one compiled function (`planning.plan_rank`) reads. ``chunked`` and ``mixed``
+differ in how prompts join the running decodes. An engine with its own scheduler has `OwnRules` instead.
 """
 
 from __future__ import annotations
@@ -119,7 +117,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """First come, first served unless there is an order; running sequences before waiting ones.
+    """Rules of a scheduler: running sequences before waiting ones, which are served in order of arrival by default.
 
     Attributes
     ----------
@@ -128,37 +126,36 @@ class Policy:
     max_sequences : int
         Sequences that run at once on one rank.
     chunked : bool
-        Whether prompts may be cut to the rest of the budget. If not, a prompt runs whole; one that exceeds the budget
-        runs as the only prompt of its step.
+        Whether prompts may be cut to the rest of the budget. If not, a prompt runs in one step; a prompt that exceeds the
+        budget is the only prompt of its step.
     reserve : bool
         Whether admission reserves the KV cache of the finished request, so that nothing is preempted. If not, blocks
         are allocated as tokens are computed; if none is free, the last admitted request returns to the front of the
         queue and is recomputed.
     lazy : bool
-        Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
-        it. If not, admission takes them all.
+        Whether blocks of a prompt are allocated chunk by chunk, although admission requires free memory for the whole
+        prompt. If not, admission allocates all of them.
     first_chunk : bool
-        Whether admission requires room only for the first chunk of a prompt. Needs `lazy`.
+        Whether admission requires free memory only for the first chunk of a prompt. Needs `lazy`.
     ahead : bool
-        Asynchronous scheduling: a step is planned when the one before it starts, so that an
-        arrival, or the memory and place of a finished sequence, counts from the step after the
-        next one on.
+        Asynchronous scheduling: a step is planned when the previous one starts. An arrival, or the memory and batch slot
+        of a finished sequence, is then first used in the step after the next one.
     caching : bool
-        Prefix caching: freed blocks keep their content until they are handed out again, see
-        `prefix`. Only models whose layers all cache every token can use it.
+        Prefix caching: freed blocks keep their content until they are reused, see `prefix`. Models with attention windows
+        or constant state use it only with `CacheSettings.found_again`.
     bare_first : bool
-        Freed blocks without content that can be found are handed out next, not last.
+        Whether freed blocks without findable content are reused first, not last.
     serial_stages : bool
-        What `ahead` means with pipeline parallel. If so, a decode is in every batch in flight, and
-        the first stage waits for the last one's tokens; if not, nothing. See `parts.pipeline`.
+        Whether `ahead` applies to pipeline parallelism too: a decode is then in every batch in flight, and the first stage
+        waits for the tokens of the last one. See `parts.pipeline`.
     threshold : int
-        Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
+        Most tokens of one sequence in a step; 0: only the budget limits it. Needs `chunked`.
     lone : bool
         Whether the threshold is ignored if only one request is running or waiting.
     graphs : bool
-        Steps that only decode run as captured graphs, at the next larger batch captured.
+        Whether decode-only steps run as CUDA graphs, padded to the next larger captured batch.
     waiting_load : int
-        How many running requests a waiting one counts for when a request is given to a rank.
+        Weight of a waiting request, relative to a running one, when an arriving request is assigned to the least loaded rank.
     prompts_alone : bool
         Whether a step has either prompts or decodes; prompts come first, and decodes wait while a prompt can run. Not
         with `lazy`: blocks of a whole prompt are allocated at admission, so that its chunks always fit.
@@ -166,32 +163,31 @@ class Policy:
         Arrivals are polled every this many decode-only steps, after every step with a prompt, and at once on an idle
         engine.
     gather_steps, gather_tokens : int
-        Prompts wait while others decode, until the prompts that could start and the decodes have this many tokens, or
-        for this many steps. 0 steps: they never wait.
+        While other requests decode, prompts wait until the prompts that could start and the decodes have
+        `gather_tokens` tokens, or for `gather_steps` steps. 0 steps: prompts never wait.
     even_steps : int
-        For data-parallel ranks: prompts start when every rank has one that could start, or after this many steps; at
-        once if a rank has nothing to decode. 0: they never wait.
+        For data-parallel ranks: prompts start when every rank has one that could start, or after this number of steps; at
+        once if a rank has nothing to decode. 0: prompts never wait.
     order : str
-        A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
-        that came first. A preempted request goes before all others.
+        Name in `orders.ORDERS` of the order in which waiting requests are admitted; empty: by arrival. A preempted request
+        is before all others.
     rules : OwnRules, optional
         An engine's own scheduler, which replaces all rules above except `max_sequences`, `poll_steps`, `graphs`, `host`
         and `order`. For models with attention windows or constant state the fields above are used.
     part : AskedPart, optional
-        A part from outside, which lets prompts wait.
+        A user-defined part, which lets prompts wait.
     sequences_why : str
-        What `max_sequences` follows from, where a deployment decides it.
+        Source of `max_sequences`, if it depends on the deployment.
     eager : bool
-        No step is a captured graph.
+        Whether no step runs as a CUDA graph.
     pieces : int
-        Most tokens of a step with prompts that replays a graph in pieces, between which attention is launched; 0: none.
+        Most tokens of a step with prompts that replays piecewise CUDA graphs, with attention between them; 0: none.
     largest : int
-        Largest batch of decodes with a captured graph, where the time of padding is neglected; 0: all have one.
+        If `graphs` is false: largest decode batch with a CUDA graph, without the time of padding; 0: any size has one.
     exact : bool
-        Batches are not padded to captured ones: decodes run as a graph only at the sizes that `host.EACH_SIZE` names.
+        Whether batches are not padded: decodes run as a graph only at captured sizes (`host.EACH_SIZE`).
     host : Host
-        What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
-        flight.
+        Times of the host. They overlap with the devices' time with `ahead`, or with several batches in flight.
     """
 
     name: str
@@ -246,7 +242,7 @@ class Policy:
         return self.captures(1)
 
     def captures(self, several: int) -> int:
-        """Return the largest captured batch if a decode has up to `several` tokens; 0: no graphs (vllm/config/vllm.py)."""
+        """Return the largest captured batch if a decode has up to `several` tokens; 0: no `graphs` (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
     def hides_host(self, stages: int) -> bool:
@@ -275,7 +271,7 @@ class Policy:
         Raises
         ------
         InputError
-            Several stages, of a policy that polls or lets prompts wait.
+            Several stages, and a policy that polls arrivals or delays prompts.
         """
         if stages > 1 and (self.poll_steps > 1 or self.holds_back):
             reason = f"cannot be combined with policy {self.name}, which delays prompts"
@@ -323,10 +319,9 @@ POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronou
         waiting_load=4, graphs=True, pieces=MOST_CAPTURED, host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S),
     )
 )  # fmt: skip
-"""vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
-asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
-and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
-4 x waiting + running (vllm/v1/engine/core_client.py)."""
+"""vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching, and asynchronous scheduling,
+which is its default. Limits: the server's defaults on GPUs with at least 70 GiB (vllm/engine/arg_utils.py). A request goes to
+the data-parallel rank with the least 4 x waiting + running requests (vllm/v1/engine/core_client.py)."""
 
 
 def without_front(policy: Policy) -> Policy:

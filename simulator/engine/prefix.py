@@ -1,9 +1,10 @@
 """Identity of KV blocks: the free list, and the content of a block (prefix caching).
 
-As in vLLM, a freed block keeps its content until it is reused. The free list is a queue, least recently freed first; a
-sequence frees its last block first, so that the start of a prompt stays longest. A prompt does not recompute leading
-blocks that still exist. Content is identified by keys: of a trace's prefix hashes, and of a preempted request's own
-blocks. Of several blocks with one content the first is found first (vLLM's BlockHashToBlockMap).
+As in vLLM, a freed block keeps its content until it is reused. The free list is a queue, least recently freed first. A
+sequence frees its last block first, so the start of a prompt stays cached longest. A prompt does not recompute leading
+blocks that are still cached. A key identifies a block's content. It is made from a trace's prefix hash or a session;
+blocks that neither covers have a key that only their own request finds, after a preemption. If several blocks have the
+same content, a search finds the oldest one (vLLM's BlockHashToBlockMap).
 """
 
 from __future__ import annotations
@@ -22,25 +23,29 @@ from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 I8 = npt.NDArray[np.int64]
 
 MOST_PIECES = 1 << 22
-"""Most pieces of `PREFIX_BLOCK_TOKENS` tokens in one text, whose prompt and output have at most 2^31 tokens."""
+"""Most pieces of `PREFIX_BLOCK_TOKENS` tokens in one text; prompt and output together have at most 2^31 tokens."""
 
 ALL_TOKENS = 1 << 40
 """A number larger than the tokens of any prompt."""
 
 BLOCK = named("next previous bare users key after before resumes", "")
-"""A block of a pool, a cache line: the next and the previous one in the free list; free blocks without content right
-before it there; sequences that hold it; the key of its content; the next and the previous block of the same content, in
-a ring in the order in which they got it; whether a state is kept at its end. The last row is the free list's head and
-tail: its `users` are the numbers ever given to blocks, its `key` the one given back last (-1: none), which leads to the
-others by `next`."""
+"""Fields of a block of a pool; one block fills one CPU cache line.
+
+`next`, `previous`: its neighbours in the free list. `bare`: number of free blocks without content right before it in
+this list. `users`: number of sequences that hold it. `key`: key of its content. `after`, `before`: next and previous
+block with the same content, in a ring from the oldest to the newest. `resumes`: whether the state at its end is kept.
+
+The last row is the head and tail of the free list. Its `users` is the number of block numbers used so far. Its `key` is
+the block number returned last (-1: none); the field `next` links it to the other returned numbers.
+"""
 
 
 @by_address
 class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
 
-    A block has a number while it holds content that can be found. Blocks without such content are all alike, so that they
-    are only counted: in a sequence they follow its first `keyed` blocks, in the free list they are counted as `bare`.
+    A block has a number only while its content can be found. Blocks without such content are interchangeable, so they
+    are only counted: in a sequence after its first `keyed` blocks, and in the free list as `bare`.
     """
 
     blocks: Records  # [R, N+1] of `BLOCK`
@@ -48,8 +53,8 @@ class Pool(NamedTuple):
     held: I8  # [R, B, W] blocks of each slot
     slots: I8  # [R, B] stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
-    piece: int  # tokens behind each of them
-    shared: int  # tokens of a prompt that they cover; behind them is the session, whose number follows them
+    piece: int  # tokens that each hash covers
+    shared: int  # prompt tokens covered by hashes; the rest belongs to a session, whose number follows the hashes
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
@@ -80,22 +85,22 @@ def stocked(pool: Pool, blocks: int) -> Pool:
 
 
 def widened(pool: Pool, width: int, free: I8) -> Pool:
-    """Return the pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
+    """Return the pool with tables for sequences of `width` blocks; `free` [R] is the number of empty slots of each rank."""
     ranks, sequences, have = pool.held.shape
     if width <= have:
         return pool
     rows = new_rows((ranks, sequences, width), np.int64, True)
-    for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
+    for r, count in enumerate(free.tolist()):  # empty slots are not written: they use address space, not memory
         used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
         rows[r, used, :have] = pool.held[r, used]
     return pool._replace(held=rows)
 
 
 def session_key(session: I8) -> I8:
-    """Return a negative key that replaces the first hash of a session's requests.
+    """Return the negative number that replaces the index of the first hash (`CONTENT.hashes`) of a session's requests.
 
-    A session is one growing text, each request's prompt and output a longer start of it: its
-    pieces need no table of hashes, they are numbered from here on.
+    A session is one growing text: the prompt and output of each request extend the text of the previous request. Its
+    pieces are numbered from ``session * MOST_PIECES`` on, so it needs no table of hashes.
     """
     return -1 - session * MOST_PIECES
 
@@ -118,10 +123,10 @@ def content_key(pool: Pool, first: int, hashed: int, request: int, position: int
 
 @compiled_part
 def place(key: int, mask: int) -> int:
-    """Where a key's search starts in a table of ``mask + 1`` entries.
+    """Return the index at which the search for a key starts in a hash table of ``mask + 1`` entries.
 
-    Return the bits of a product that depends on the whole key: sessions are far apart (`MOST_PIECES`), and the low bits
-    are equal.
+    It is taken from the high bits of a product, which depend on all bits of the key: keys of different sessions have
+    equal low bits (`MOST_PIECES`).
     """
     return int(((int64(key) * 7046029254386353131) >> 32) & mask)
 
@@ -175,7 +180,7 @@ def forget(pool: Pool, rank: int, block: int) -> None:
     while table[hole, 0] != key:
         hole = (hole + 1) & mask
     blocks[block].key = 0
-    if after != block:  # others hold it too
+    if after != block:  # other blocks have the same content
         blocks[before].after, blocks[after].before = after, before
         if table[hole, 1] == block:
             table[hole, 1] = after

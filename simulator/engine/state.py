@@ -1,7 +1,7 @@
 """State of one engine as arrays: requests, queues and running sets of its ranks.
 
-What belongs together lies together, one row a request: the inner loop then touches one or two cache lines of a request,
-and compiled functions take few arrays (each one more costs compile time in every function that it passes through).
+All fields of a request are in one row of an array of records. So the inner loop reads one or two CPU cache lines per
+request, and compiled functions have few array arguments; each argument costs compile time in every function that passes it on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 Status = IntEnum("Status", "AGAIN REACHED LOG_FULL STUCK GOAL", start=-1)
-"""Why a step or `advance` stopped: not yet; time reached; log full; a bug; requested completions reached. After the
-second and fourth the caller returns.
+"""Why a step or `advance` stopped.
+
+`AGAIN`: it has not stopped. `REACHED`: the requested time is reached. `LOG_FULL`: the log must be emptied. `STUCK`: no
+sequence can run, which is a bug. `GOAL`: the requested number of completions is reached.
 """
 
 RESTS, RESTING = 17, -2
-"""`RESTS`: all requests known to the engine have arrived, and more are to come (`fleet.growing`). `RESTING`: value of
-`goal` that lets the engine stop at that point.
+"""`RESTS`: status if all submitted requests have arrived and the run will submit more (`fleet.growing`). `RESTING`:
+value of `goal` with which the engine stops at that point.
 """
 
 GO = -2
@@ -47,14 +49,15 @@ REQUEST = named(
 )
 """Fields of a request; lengths in tokens.
 
-`target`: prompt to process (the input, plus the tokens generated before a preemption). `cached`: tokens in the KV
-cache.
-`generated`, `output`: tokens generated, and tokens to generate. `covered`: longest sequence that `kv_bytes` covers.
-`next`: next request in its queue (-1: none). `input`: input length. `order`: place among completions (-1 before).
-`preempted`: number of preemptions. With asynchronous scheduling: `in_flight`, tokens that its batches in flight on
-several stages will bring; `noted`, its tokens with known content at its latest plan. `done`: not a value of this
-request: row k has the k-th request to complete. `row`: its row k in the run's table, -1 - k after the effects of its
-completion.
+`input`, `output`: tokens of its prompt, and tokens to generate. `generated`: tokens generated so far. `target`: tokens
+to prefill (the input, plus the tokens generated before a preemption). `cached`: tokens in the KV cache. `covered`:
+longest sequence for which `kv_bytes` suffices. `next`: next request in its queue (-1: none). `order`: place among
+completions (-1: not completed). `preempted`: number of preemptions.
+
+With asynchronous scheduling: `in_flight`, tokens that its batches in flight on several stages will bring; `noted`, its
+tokens with known content at its latest plan. `done` does not describe this request: row k has the k-th request to
+complete. `row`: its row k in the run's table; -1 - k once the events of its completion have been processed.
+
 `arrival`, `scheduled`, `first`, `last`: times [s], NaN before they happen; `last` is the time of its latest token.
 `kv_bytes`: its KV cache on one device [B]. `key`: sort key of the policy's order.
 """
@@ -92,8 +95,12 @@ all requests in rows below it are finished. `refused`: rejected requests.
 """
 
 CLOCKS = named("", "now gap_sum gap_count kv_peak busy known calm")
-"""Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
-arrivals are known to the next plan; before when nothing but decoding happens unless a request comes (0: unknown)."""
+"""Clocks and sums of an engine [s].
+
+`now`: time that the engine has reached. `gap_sum`, `gap_count`: sum and number of gaps between tokens. `kv_peak`: most KV
+bytes in use on one rank [B]. `busy`: time spent in steps. `known`: the next plan knows the arrivals up to this time.
+`calm`: until this time the engine only decodes, unless a request arrives (0: unknown).
+"""
 
 LogColumn = IntEnum("LogColumn", "START END STEPS DECODES PREFILL PROMPTS RUNNING WAITING KV EMITTED JOULES", start=0)
 NUM_LOG = 11
@@ -101,16 +108,21 @@ LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",
     "kv_bytes", "output_tokens", "joules",
 )  # fmt: skip
-"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links. Emitted tokens and
-joules are running totals of the engine at the end of the fast-forwarded steps, joules at the nominal clock; for a
-pipeline, tokens at their start."""
+"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links.
+
+`output_tokens` and `joules` are running totals of the engine at the end of the fast-forwarded steps; with several
+pipeline stages, `output_tokens` at their start. `joules` is for the nominal clock.
+"""
 
 FEWEST_ROWS = 64
 """Number of request rows that an engine allocates at first."""
 
 LOG_ROWS = 128
-"""Fast-forwards between two returns to Python, which handles signals and progress: few enough for quick interrupts,
-many enough that returning is cheap. A pipeline logs one per stage (`layout.MOST_STAGES`)."""
+"""Rows of the log, one for each fast-forward; a pipeline writes one per stage (`layout.MOST_STAGES`).
+
+When the log is full, compiled code returns to Python, which handles signals and progress. The size is a compromise
+between quick interrupts and cheap returns.
+"""
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
@@ -125,8 +137,8 @@ class State(NamedTuple):
 
     requests: Records  # [N] of `REQUEST`
     contents: Records  # [N] of `CONTENT`; none without prefix caching
-    running: I8  # [R, 3B] requests in order of admission; from B on, finished ones (`late`), and
-    # from 2B on how many of the running ones were admitted before each of those
+    running: I8  # [R, 3B] running requests in order of admission; from B on, the finished ones (`late`); from 2B on,
+    # for each finished one the number of running requests that were admitted before it
     fresh: I8  # [R, B] new tokens of each in the planned step
     ranks: Records  # [R] of `RANK`
     free: F8  # [R] KV bytes of one device
@@ -136,16 +148,16 @@ class State(NamedTuple):
     clocks: Records  # [1] of `CLOCKS`
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
-    pool: Pool  # of no blocks without prefix caching
+    pool: Pool  # without prefix caching it has no blocks
     front: npt.NDArray[Any]  # [1] of `host.FRONT`
     costs: Costs = costs_of(None)
-    hooks: Any = None  # of `hooks.Hooks`, which an engine sets
+    hooks: Any = None  # `hooks.Hooks`, set by the engine
 
 
 def new_state(
     ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0, processors: int = 1
 ) -> State:
-    """Return an engine's state without requests; `blocks` of a pool with prefix caching, which is yet to be stocked."""
+    """Return an engine's state without requests; `blocks` free blocks per rank for prefix caching (`prefix.stocked` allocates them)."""
     rank_rows = records(ranks, RANK)
     rank_rows.head = rank_rows.tail = -1
     rank_rows.blocks, rank_rows.slots = blocks, sequences
@@ -196,7 +208,7 @@ def roomier(state: State, size: int) -> State:
 def grown(state: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
 
-    Rows are written only when they are taken: what is spare costs addresses, not memory.
+    Unused rows are not written, so they use address space but no memory.
     """
     have, new = int(state.counters[0].submitted), len(arrival)
     if have + new > len(state.requests):
@@ -251,8 +263,8 @@ class Face(NamedTuple):
     counters: Records
     clocks: Records
     log: F8
-    links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
-    exchanged: F8  # `Aside.busy`; zeros without experts apart
+    links: F8  # [R, L, 2] `TierState.free_s`; zeros without KV tiers
+    exchanged: F8  # `Aside.busy`; zeros without disaggregated experts
 
 
 def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
@@ -271,13 +283,13 @@ def check_hashes(kv_rules: KvRules, block: RequestBlock) -> None:
 
 @dataclass(slots=True)
 class Contents:
-    """Numbers of a trace's prefix hashes, in order of their first use."""
+    """Integer for each prefix hash of a trace, numbered in order of first use."""
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
     used: int = 0  # entries of `Pool.hashes` that are taken
 
     def name(self, block: RequestBlock, state: State, pool: Pool) -> State:
-        """Name the content of requests just added: by a trace's hashes, or their session."""
+        """Set the content keys of requests just added, from a trace's hashes or their session; return the new state."""
         ids, counters = block.hash_ids, state.counters[0]
         rows = state.contents[int(counters.submitted) - len(block) : counters.submitted]
         if ids is None:

@@ -13,35 +13,38 @@ from .state import F8, NUM_LOG, LogColumn
 
 Total = IntEnum("Total", "EMITTED PROMPT JOULES BUSY STEPPING", start=0)
 NUM_TOTALS = 5
-"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
-device-seconds, and seconds in steps (batches in flight side by side count each)."""
+"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy device-seconds, and
+seconds in steps (each of several concurrent batches counts in full)."""
 
 AT_ONCE, LEAST_AT_ONCE = 2048, 128
-"""Log entries that are processed together, because one processing call costs as much as many entries."""
+"""Number of log entries that are processed together, and its minimum for engines of a large fleet; each call has overhead."""
 MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 20, 1 << 8
-"""Maximum log entries of an engine, and of all engines of a run, with a minimum for each; beyond it neighbours are
-merged, so that memory is bounded. Totals stay exact at the remaining ends."""
+"""Most log entries of one engine, of all engines of a run together, and the least limit of one engine.
+
+Above the limit adjacent entries are merged, so memory is bounded. Totals stay exact at the ends that remain.
+"""
 
 
 @dataclass(slots=True)
 class WorkLog:
     """Running totals of one engine, at the ends of its log entries."""
 
-    # of its devices: the steps of one batch, fast-forwarded together, keep below its limit (they
-    # last about as long as a board's controller averages over; see `devices.power.board`)
+    # Power model of the devices. Each log entry stays below the board's power limit; its steps last about as long
+    # as the averaging time of a board's controller (see `devices.power.board`).
     board: Board
-    # how many they are, where they may run two things at once: all that they run counts as busy once
+    # Number of devices, if one device can run several ops at once: the busy time of an entry is limited to its duration
+    # on all devices.
     devices: float | None = None
-    among: int = 1  # engines that share the room for `ALL_ROWS`
+    among: int = 1  # engines that share `ALL_ROWS` entries
     _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
-    _kept: int = 0
-    _nominal: float = 0.0
+    _kept: int = 0  # rows in `_rows`
+    _nominal: float = 0.0  # energy at the nominal clock up to the latest entry [J]
     _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
-    _noted: list[F8] = field(default_factory=list)  # logs that are yet to be taken in
-    _waiting: int = 0  # rows in them
+    _noted: list[F8] = field(default_factory=list)  # queued logs
+    _waiting: int = 0  # rows in the queued logs
 
     def note(self, log: F8) -> None:
-        """Queue the entries of `State.log` for processing; an engine of a large fleet queues only few."""
+        """Queue the entries of `State.log` for processing; the queue is shorter in a large fleet."""
         self._noted.append(log.copy())
         self._waiting += len(log)
         if self._waiting >= max(min(AT_ONCE, ALL_ROWS // self.among), LEAST_AT_ONCE):
@@ -56,7 +59,7 @@ class WorkLog:
     def add(self, log: F8) -> F8:
         """Process log entries now; return the energy of each entry's work [J].
 
-        Totals are sums one by one, so that it does not matter how many come at once.
+        Entries are added one by one, so the totals do not depend on how many are processed together.
         """
         self._settle()
         busy_s = log[:, NUM_LOG:].sum(axis=1)
@@ -99,7 +102,7 @@ class WorkLog:
 
     @property
     def end_s(self) -> float:
-        """Return the end of the latest step [s]; several batches in flight end in any order."""
+        """Return the end of the latest step [s]; with several batches in flight it need not be the last entry."""
         self._settle()
         return max((float(rows[:, 1].max()) for rows in self._rows[-2:] if len(rows)), default=0.0)
 
@@ -132,6 +135,7 @@ def totals_at(curves: list[tuple[F8, F8]], times: npt.ArrayLike) -> F8:
     curves : list of (float64 array, float64 array)
         See `WorkLog.curve`.
     times : array_like, shape (n,)
+        Times [s].
 
     Returns
     -------

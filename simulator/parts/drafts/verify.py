@@ -153,7 +153,7 @@ def log_draft(drafts: DraftState, state: State) -> None:
 
 @compiled_code
 def batch_seconds(drafts: DraftState, state: State, limits: Limits, decodes: float) -> None:
-    """Return the seconds of a planned batch stage by stage; the draft model is on the last stage."""
+    """Set the seconds of a planned batch on each pipeline stage (`state.costs.stages`); the last one has the draft model."""
     stages = state.costs.stages
     stages[stages.size - 1] += step_of(drafts, state, state.counters[0].chunks)[1]
 
