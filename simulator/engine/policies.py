@@ -141,13 +141,13 @@ class Policy:
         Asynchronous scheduling: a step is planned when the previous one starts. An arrival, or the memory and batch slot
         of a finished sequence, is then first used in the step after the next one.
     caching : bool
-        Prefix caching: freed blocks keep their content until they are reused, see `prefix`. Models with attention windows
-        or constant state use it only with `CacheSettings.found_again`.
+        Prefix caching: freed blocks keep their content until they are reused. Models with attention windows or constant
+        state use it only if the engine has a hybrid KV cache manager (vLLM).
     bare_first : bool
         Whether freed blocks without findable content are reused first, not last.
     serial_stages : bool
         Whether `ahead` applies to pipeline parallelism too: a decode is then in every batch in flight, and the first stage
-        waits for the tokens of the last one. See `parts.pipeline`.
+        waits for the tokens of the last one.
     threshold : int
         Most tokens of one sequence in a step; 0: only the budget limits it. Needs `chunked`.
     lone : bool
@@ -160,8 +160,8 @@ class Policy:
         Whether a step has either prompts or decodes; prompts come first, and decodes wait while a prompt can run. Not
         with `lazy`: blocks of a whole prompt are allocated at admission, so that its chunks always fit.
     poll_steps : int
-        Arrivals are polled every this many decode-only steps, after every step with a prompt, and at once on an idle
-        engine.
+        Number of decode-only steps between two polls for arrivals. An engine also polls after every step with a prompt,
+        and all the time while it is idle.
     gather_steps, gather_tokens : int
         While other requests decode, prompts wait until the prompts that could start and the decodes have
         `gather_tokens` tokens, or for `gather_steps` steps. 0 steps: prompts never wait.
@@ -169,8 +169,8 @@ class Policy:
         For data-parallel ranks: prompts start when every rank has one that could start, or after this number of steps; at
         once if a rank has nothing to decode. 0: prompts never wait.
     order : str
-        Name in `orders.ORDERS` of the order in which waiting requests are admitted; empty: by arrival. A preempted request
-        is before all others.
+        Order in which waiting requests are admitted (`opbyte list orders`); empty: by arrival. A preempted request is
+        before all others.
     rules : OwnRules, optional
         An engine's own scheduler, which replaces all rules above except `max_sequences`, `poll_steps`, `graphs`, `host`
         and `order`. For models with attention windows or constant state the fields above are used.
@@ -185,7 +185,7 @@ class Policy:
     largest : int
         If `graphs` is false: largest decode batch with a CUDA graph, without the time of padding; 0: any size has one.
     exact : bool
-        Whether batches are not padded: decodes run as a graph only at captured sizes (`host.EACH_SIZE`).
+        Whether batches are not padded: decodes run as a graph only at captured sizes (1 to 32, and powers of two).
     host : Host
         Times of the host. They overlap with the devices' time with `ahead`, or with several batches in flight.
     """

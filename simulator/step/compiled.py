@@ -1,7 +1,7 @@
 """The compiled path: the time of one step from its moments, with running totals for each op.
 
-It evaluates the formulas of `explicit`, `deploy.placement` and `devices.cost` over the arrays of `lowering.LoweredModel`;
-experts are in `experts`, the totals in `step_totals`.
+It evaluates the formulas of `explicit`, `deploy.placement` and `devices.cost` on the arrays of `lowering.LoweredModel`.
+Experts are in `experts`, running totals in `step_totals`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def cost_cell(plan: LoweredModel, slot: int, moments: F8, fresh: bool, cells: Re
         cost_slot(plan, slot, moments, cell)
         paired = plan.slots[slot].role == Role.PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
-            before = cells[slot - 1]  # decode attention runs beside the prefill just before it
+            before = cells[slot - 1]  # decode attention runs in parallel with the prefill attention before it
             if before.processor >= 0.0 and before.processor != cell.processor:
                 cell.wall = max(cell.wall - before.busy, 0.0)
 
@@ -166,14 +166,15 @@ def serial_seconds(
     Parameters
     ----------
     moments : float64 array, shape (ranks, moments)
+        Sums over each rank's batch.
     batch : StepBatch
         Key of the expert samples.
     fresh : bool
         Whether the batch differs from the last call's in more than the decodes' contexts.
     captured : int
-        Largest batch with a captured graph: smaller ones run padded to the next that has one.
+        Largest batch with a captured CUDA graph; smaller batches are padded to the next captured size.
     step_totals : StepTotals
-        Running totals, added to.
+        Running totals, to which the step is added.
     """
     total = 0.0
     stages = step_totals.stages

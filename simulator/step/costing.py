@@ -29,19 +29,19 @@ class PlacedOp:
     Attributes
     ----------
     op : Op
-        Shape, FLOPs and bytes of the device's share.
+        Shape, FLOPs and bytes of one device's share.
     processor : str
-        Processor name, or the link's for a collective.
+        Name of the processor, or of the link for a collective.
     cost : Cost
-        Of one op.
+        Cost of one device's share in one layer.
     count : int
-        Layers that run the same op.
+        Number of layers that run the same op.
     devices : int
-        Devices that run it (each its own share).
+        Number of devices that run a share of it.
     critical : bool
-        Whether it is on the slowest rank or expert group, i.e. counts towards the step.
+        Whether it is on the slowest rank or in the slowest expert group, so that it counts towards the step's time.
     exposed : float
-        Share of its seconds that count towards the step: the others are hidden behind other ops.
+        Fraction of its seconds that count towards the step's time; the rest is hidden behind other ops.
     """
 
     op: Op
@@ -57,8 +57,8 @@ class PlacedOp:
 class StageCost:
     """One step: duration, dynamic energy of all devices, and every op.
 
-    With pipeline parallelism the duration is the latency of one batch through all stages; `stages` has each one's part,
-    including its transfer. An overlapped step names its `way` and has a timeline of every stage.
+    With pipeline parallelism `seconds` is the latency of one batch through all stages, and `stages` has the seconds of each
+    stage, including its transfer. A step with overlap has the name of its method in `way`, and a timeline of every stage.
     """
 
     seconds: float
@@ -67,7 +67,7 @@ class StageCost:
     stages: tuple[float, ...]
     way: str = "none"
     timelines: tuple[Timeline, ...] = ()
-    fetch: Any = None  # what a part counted for which layers waited
+    fetch: Any = None  # result of a part for which layers waited, such as the expert cache
 
     @property
     def busy_s(self) -> float:
@@ -75,14 +75,14 @@ class StageCost:
         return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
 
     def busy_within(self, devices: float) -> float:
-        """Return `busy_s`, limited to the time of `devices` devices: exchanges and two processors may run at once."""
+        """Return `busy_s`, at most the step's time on `devices` devices: on one device several ops may run in parallel."""
         busy_s, most = self.busy_s, self.seconds * devices
-        return busy_s if busy_s < most * 1.000001 else most  # but for rounding
+        return busy_s if busy_s < most * 1.000001 else most  # tolerance for rounding
 
     def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:
-        """Return the seconds of the critical path by a property of its ops, without time hidden behind other ops.
+        """Return the seconds of the critical path by a property (`key`) of its ops, without time hidden behind other ops.
 
-        Ops of two processors that run in parallel count in full.
+        Ops that run in parallel on two processors of a device count in full.
         """
         out: dict[K, float] = {}
         for placed in self.ops:

@@ -13,18 +13,18 @@ from .lowering import I8, LoweredModel
 
 
 class StepBatch(NamedTuple):
-    """Tokens that all ranks compute in a step, as the key of its expert samples.
+    """Tokens that all ranks compute in a step; the samples of expert loads depend on nothing else of the step.
 
     Attributes
     ----------
     step : int
         Counter of the samples.
     decodes : int
-        Tokens of decodes.
+        Number of decode tokens.
     chunks : int64 array, shape (2, most)
-        Tokens of each chunk of a prompt, and its request.
+        Tokens and request of each prompt chunk, in the first `num_chunks` columns.
     num_chunks : int
-        How many there are.
+        Number of prompt chunks.
     """
 
     step: int

@@ -23,26 +23,27 @@ EXPERTS = kind_code("experts")
 
 @compiled_by("plan.fetch")
 def start_fetch(plan: LoweredModel, step_totals: StepTotals) -> None:
-    """Begin a step, for a part whose layers wait for experts to be fetched."""
+    """Begin a step in the expert cache; without a cache, do nothing."""
 
 
 @compiled_by("plan.fetch")
 def fetch_step(plan: LoweredModel, part: int, batch: StepBatch, seconds: float, step_totals: StepTotals) -> float:
-    """Return the seconds for which the layers of `part` wait for fetched experts; these compute for `seconds`."""
+    """Return the seconds for which the layers of `part` wait for fetched experts; the experts compute for `seconds`."""
     return 0.0
 
 
 @compiled_by("plan.places")
 def on_slots(plan: LoweredModel, part: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Return the loads of the slots of `part`'s groups: of its experts, or of their placed copies."""
+    """Return the loads of the expert slots of `part`; without an expert map, the loads of its experts."""
     return loads
 
 
 @compiled_part
 def expert_seconds(table: F8, tokens: int) -> float:
-    """Return the busy seconds of one expert, from its row of ``LoweredModel.expert_table`` or from the roofline's terms.
+    """Return the busy seconds of one expert with `tokens` tokens.
 
-    The last three entries of the row are seconds per token of arithmetic, of the weights, and per token of traffic.
+    They are an entry of its row of ``LoweredModel.expert_table``, or for more tokens follow from the roofline. The last three
+    entries of the row are the seconds of arithmetic per token, of reading the weights, and of activation traffic per token.
     """
     if tokens < low.TABLE_SIZE:
         return float(table[tokens])
@@ -88,7 +89,7 @@ def experts_whole(
 ) -> float:
     """Return the seconds of one device's experts on the one processor that the placement rule chooses."""
     group_loads, tokens, used = loads[first : first + group_size], int64(0), int64(0)
-    for e in range(group_loads.size):  # whole numbers: they add up side by side
+    for e in range(group_loads.size):  # integer sums, which the compiler vectorises
         tokens += group_loads[e]
         used += group_loads[e] > 0
     if tokens == 0:
@@ -122,7 +123,7 @@ def experts_whole(
 
 @compiled_part
 def queue_spaces(loads: I8, first: int, group_size: int, spaces: int, on_main: F8, on_near: F8, queue: Records) -> int:
-    """Sum one device's loads by memory space into `queue`, in increasing load; return the number of used spaces."""
+    """Sum one device's loads for each memory space into `queue`, sorted by load; return the number of spaces with tokens."""
     used = 0
     for space in range(min(group_size, spaces)):
         tokens, active, main, near = 0, 0, 0.0, 0.0
@@ -159,9 +160,10 @@ def side_loads(queue: Records, used: int, mask: int, side: int) -> tuple[float, 
 
 @compiled_part
 def split_queue(plan: LoweredModel, part: int, queue: Records, used: int, near: int, share: F8) -> float:
-    """Split one device's experts over two processors (`placement.split_experts` over arrays); return the seconds.
+    """Split one device's experts over two processors (`placement.split_experts` on arrays); return the seconds.
 
-    A choice is a mask of the spaces that move near memory: every mask, or only the prefixes of the order.
+    A bit mask has the spaces whose experts run on the processor near memory. If the plan is `optimal`, all masks are tried;
+    else only masks of the spaces with the least load.
     """
     all_spaces = (1 << used) - 1
     best, best_seconds, mask = int64(0), np.inf, int64(0)
@@ -176,7 +178,7 @@ def split_queue(plan: LoweredModel, part: int, queue: Records, used: int, near: 
         if seconds < best_seconds * CLEARLY:
             best, best_seconds = mask, seconds
         if not plan.optimal and side_s > best_seconds:
-            break  # the near side only grows from here
+            break  # further masks only increase the near side's time
         mask += 1 if plan.optimal else mask + 1
     for side in range(2):
         tokens, active, busy = side_loads(queue, used, best, side)
@@ -218,7 +220,7 @@ def groups_seconds(
                 seconds = split_queue(plan, part, queue, used, near, share)
         else:
             seconds = experts_whole(plan, part, loads, g * group_size, group_size, mixed, share)
-        left = -before - sums  # bytes of partial sums that this group's stacks leave
+        left = -before - sums  # bytes of partial sums of this group's memory spaces
         for p in range(share.shape[0]):
             left += share[p, A_TOKENS] * params[p].sum_bytes
         if left > 0.0:
@@ -255,7 +257,7 @@ def book_part(plan: LoweredModel, part: int, sums: float, share: F8, tally: F8, 
 def drawn_costs(
     plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals
 ) -> tuple[float, float]:
-    """Sample the loads of `part` and return what `groups_seconds` does."""
+    """Sample the loads of `part`; return the seconds and bytes of `groups_seconds`."""
     draw_part(plan, part, batch, 0, step_totals.scratch, step_totals.loads)
     clear_share(step_totals.share)
     loads = on_slots(plan, part, keys.step, step_totals.loads, step_totals.placed)
@@ -266,7 +268,7 @@ def drawn_costs(
 def part_costs(
     plan: LoweredModel, part: int, keys: SampleKeys, batch: StepBatch, step_totals: StepTotals
 ) -> tuple[float, float]:
-    """Return the cost of a part's experts; cached if these loads were costed before."""
+    """Return the seconds and bytes of `groups_seconds` at sampled loads; from the cache if these loads were costed before."""
     mark = mark_of(plan, part, batch, keys)
     entry = entry_of(plan.memo, mark)
     if mark > 0 and plan.memo.marks[entry] == mark:

@@ -21,14 +21,14 @@ __all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage"]
 def dealt(deployment: Deployment, decodes: int, context: int, chunks: Sequence[tuple[int, int]] = ()) -> list[Batch]:
     """Distribute a step's work to the ranks of one engine, one batch each; the first ranks get the remainder.
 
-    Decodes of a deployment that speculates bring all their drafts.
+    With speculative decoding each decode includes its draft tokens.
 
     Parameters
     ----------
     decodes, context : int
         Decoding sequences, and the cached tokens of each.
     chunks : sequence of (int, int)
-        New and earlier tokens of each prompt.
+        New and cached tokens of each prompt.
     """
     ranks = deployment.ranks
     return [
@@ -51,23 +51,28 @@ def explicit_stage(
     Parameters
     ----------
     batches : sequence of Batch
-        One per rank of the engine (`Deployment.ranks`); may be empty batches.
+        One for each rank of the engine (`Deployment.ranks`); a batch may be empty.
     step, replica : int
         Counters of the expert samples.
     expected : bool
         Use the router's expected loads instead of a sample.
     captured : int
-        Largest batch with a captured graph (`Policy.captured`): smaller ones run padded to the
-        next that has one. Attention, experts and the head know the padding and leave it out.
+        Largest batch with a captured CUDA graph (`Policy.captured`). Smaller batches are padded to the next captured
+        size. Padding tokens add no work to attention, experts and the head.
     caches : expert_cache.fetched.StepCaches, optional
-        The engine's expert caches, which remember earlier steps. By default those of a deployment with a `store` have
-        seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the mean of as many more.
+        State of the engine's expert caches after earlier steps. Default, for a deployment with a `store`: caches after
+        `fetched.WARM_STEPS` steps of this batch; with `expected`, the cost is the mean of that number of further steps.
 
     Returns
     -------
     StageCost
-        ``seconds`` is the sum over regions of the slowest track, over layers of the slowest
-        rank and expert group, plus collectives.
+        ``seconds`` is the sum over layers of the time of the slowest rank and of the slowest expert group, plus
+        collectives. Within a rank, each region takes the time of its slowest track.
+
+    Raises
+    ------
+    ValueError
+        The number of batches is not the number of ranks.
     """
     if len(batches) != deployment.ranks:
         raise ValueError(f"needs {deployment.ranks} batches (one a rank), not {len(batches)}")

@@ -1,9 +1,9 @@
-"""Launches: kernels of a step that the host starts one by one without a CUDA graph.
+"""Launches: the number of Python calls with which the host starts the kernels of a step without a CUDA graph.
 
-An op of a layer is one or several calls from Python: an fp8 product quantises its input first; experts in Triton are
-top-k, alignment, two products and small kernels. TensorRT-LLM fuses more: attention with rotation and cache write,
-all-reduce with add and norm, routing with experts. Counts were read in the sources of SGLang 0.5.6 to 0.5.23
-(srt/layers, srt/models), vLLM 0.11 to 0.33 (model_executor/layers) and TensorRT-LLM 1.0 to 1.2 (_torch/modules).
+An op of a layer needs one or several calls: an fp8 matrix product quantises its input first; experts in Triton are top-k,
+alignment, two products and small kernels. TensorRT-LLM fuses more: attention with rotary embedding and cache write,
+all-reduce with add and norm, routing with experts. The counts are from the sources of SGLang 0.5.6 to 0.5.23 (srt/layers,
+srt/models), vLLM 0.11 to 0.33 (model_executor/layers) and TensorRT-LLM 1.0 to 1.2 (_torch/modules).
 """
 
 from __future__ import annotations
@@ -26,32 +26,39 @@ from .sections import Section, sections_of
 
 
 class Calls(NamedTuple):
-    """Calls from Python of ops that are not one call each.
+    """Number of Python calls of ops for which an engine does not make exactly one call.
 
-    Calls of experts, in addition to the router's product. In Triton: top-k, alignment, two products, the activation, and
-    ten buffers that Python allocates (2 of top-k, 4 of the alignment, 4 of results; sglang/srt/layers/moe/
-    fused_moe_triton). With one kernel for all: routing, quantisation with its buffers, the kernel and casts. SGLang's
-    layers of six models take the host 490 to 690 us in Triton and 270 us with one kernel. TensorRT-LLM routes, quantises
-    and calls one op, which also sums the outputs (_torch/modules/fused_moe/fused_moe_cutlass.py).
+    Calls of experts, in addition to the router's matrix product:
+
+    - Triton: top-k, alignment, two products, the activation, and ten buffers that Python allocates (2 for top-k, 4 for the
+      alignment, 4 for results; sglang/srt/layers/moe/fused_moe_triton).
+    - One kernel for all experts: routing, quantisation with its buffers, the kernel and casts.
+    - TensorRT-LLM: routing, quantisation, and one op, which also sums the outputs
+      (_torch/modules/fused_moe/fused_moe_cutlass.py).
+
+    SGLang's expert layers of six models take 490 to 690 us of host time with Triton, and 270 us with one kernel.
     """
 
-    quantises: int  # more, of a product that quantises its inputs: values, and scales in the layout that it reads
-    rope: int  # rotation, and write to the KV cache
-    qk_norms: int  # more, where queries and keys are normalised
+    quantises: int  # additional calls of a product that quantises its inputs: values, and scales in its layout
+    rope: int  # rotary embedding, and write to the KV cache
+    qk_norms: int  # additional calls if queries and keys are normalised
     keys: int  # latent keys and values: split, copy, concatenation
-    experts: int  # of a layer in Triton: top-k, alignment, two products, activation; buffers between them
-    whole_experts: int  # where one kernel takes them whole
-    norm: int  # behind an all-reduce
+    experts: int  # experts of a layer in Triton: top-k, alignment, two products, activation, and buffers
+    whole_experts: int  # experts of a layer in one kernel
+    norm: int  # norm after an all-reduce
     combine: int  # sum of the experts' outputs
-    chunks: int  # of a delta rule over prompts
-    moves: int  # how often states of all sequences are read or written beside it
+    chunks: int  # delta rule over prompts
+    moves: int  # passes over the states of all sequences (read or write) in addition to the delta rule
 
 
 CHUNKED = 31
-"""Calls of a delta rule over prompts. Kernels in Triton: two norms of queries and keys, sums of decays, products of keys, the inverse
-of a triangle, two products with it, states, outputs, gates; 14 buffers of theirs; copies of queries, keys and values; states gathered,
-states of new sequences cleared (2), written back, and the output's copy (``_forward_core`` in vllm/model_executor/layers/mamba/
-gdn_linear_attn.py; sglang/srt/layers/attention/fla/chunk.py)."""
+"""Python calls of a delta rule over prompts.
+
+Triton kernels: two norms of queries and keys, sums of decays, products of keys, the inverse of a triangular matrix, two products with
+it, states, outputs, gates; 14 buffers of these kernels. Copies: queries, keys and values; gathered states, cleared states of new
+sequences (2), states written back, and the output. Sources: ``_forward_core`` in
+vllm/model_executor/layers/mamba/gdn_linear_attn.py; sglang/srt/layers/attention/fla/chunk.py.
+"""
 PYTHON = Calls(2, 2, 2, 6, 15, 8, 1, 1, CHUNKED, 4)
 TRTLLM_CALLS = Calls(1, 0, 1, 3, 3, 3, 0, 0, CHUNKED, 0)
 
@@ -63,28 +70,28 @@ SAMPLING = 12
 """Python calls of an op `sampling`: penalties, temperature, softmax and sampling are small ops of PyTorch."""
 
 IN_PIECES, IN_LATENT_PIECES = 3, 8
-"""Python calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
-attention is cut with the products and copies that expand the cache for prompts."""
+"""Python calls of a layer whose CUDA graph is cut at its attention: graph replay, write to the KV cache, and attention. For
+latent attention, the products and copies that expand the cache for prompts are outside the graph too."""
 
 IN_CHUNKS = ("delta_prefill", "kda_prefill")
 """Ops at which a layer's graph is cut and which need many Python calls."""
 
 UNCUT = (CompressedAttention,)
-"""Layers whose graphs engines do not cut (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
+"""Layers without piecewise graphs (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
 
 
 class Launches(NamedTuple):
     """Kernel launches of one step over all layers and stages, and the seconds that each decode adds to a step with prompts."""
 
-    prompts: int  # of a step with prompts
-    decodes: int  # of a step that only decodes
-    pieces: int  # of a step with prompts whose graph is cut at attention
+    prompts: int  # a step with prompts, without graphs
+    decodes: int  # a decode-only step, without graphs
+    pieces: int  # a step with prompts that replays piecewise graphs, cut at attention
     mixed_s: float = 0.0  # see `mixed_seconds`
 
     def drafting(self, draft: Launches, passes: int) -> Launches:
         """Return the launches with a draft model: one pass through a prompt, and `passes` passes after a decode.
 
-        Decodes that verify drafts have their own recurrence, also in steps with prompts.
+        `mixed_s` is 0: decodes that verify drafts use a separate kernel for the recurrence, also in steps with prompts.
         """
         return self._replace(
             prompts=self.prompts + draft.prompts, decodes=self.decodes + passes * draft.decodes,
@@ -107,7 +114,7 @@ def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
 
 
 def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:
-    """Return the launches of a section's layers without experts: for prompts, for decodes, and in pieces."""
+    """Return the launches of a section's layers without experts: `Launches.prompts`, `decodes` and `pieces`."""
     layer, ops = section.layer, section.build(unit)
     fused = layer is not None and any(op.kind == "all_reduce" for op in ops)
     counts = [(calls.norm if fused and op.name == "norm" else calls_of(op, layer, calls), op.phase) for op in ops]
@@ -119,14 +126,15 @@ def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int
 
 
 STATES, BESIDE = 256, ("conv", "delta", "kda")
-"""Sequences whose states are moved together, many enough for a device's full rate; ops by the part of their name before the phase."""
+"""Number of sequences for which `mixed_seconds` costs state traffic, enough for a device's full bandwidth; and the ops of a delta
+rule, by the part of their name before the phase."""
 
 
 def mixed_seconds(deployment: Deployment, calls: Calls) -> float:
     """Return the seconds that each decode adds to a step with prompts, for layers with a delta rule.
 
-    vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``): a decode takes one chunk
-    instead of one update, and its states are gathered and written back as a prompt's are.
+    vLLM computes all sequences of such a step in chunks (``num_prefills > 0`` in ``_forward_core``). A decode then costs one
+    chunk instead of one update, and its states are gathered and written back like those for prompts.
     """
     layers = [x for x in deployment.shard.layers if isinstance(x.mixer, GatedDeltaNet | KimiDelta)]
     able = [p for p in deployment.device.processors.values() if p.can_run("elementwise") and p.can_run("delta_prefill")]
@@ -147,7 +155,7 @@ def mixed_seconds(deployment: Deployment, calls: Calls) -> float:
 def launches_of(deployment: Deployment, calls: Calls = PYTHON) -> Launches:
     """Count the launches of a deployment's steps.
 
-    On data-centre Blackwell vLLM and SGLang call kernels that take all of a layer's experts, for weights below 16 bits.
+    On data-centre Blackwell GPUs, vLLM and SGLang call one kernel for all experts of a layer if weights have less than 16 bits.
     """
     unit = Moments(
         deployment.shard.windows, np.ones(num_moments(len(deployment.shard.windows), deployment.several > 1))

@@ -1,8 +1,8 @@
 """Lowering: convert the ops of the layer code to arrays that the compiled path evaluates.
 
-Every op outside the experts is affine in the batch's moments, so its coefficients follow from
-evaluating the same layer code at a base point and one step along each moment. Expert
-ops are affine in each expert's tokens. No formula is written twice.
+The FLOPs and bytes of every op outside the experts are affine in the batch's moments. So their coefficients follow from
+evaluating the layer code at a base point, and at this point with one moment raised by 1. Expert ops are affine in each
+expert's tokens. No formula is written twice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from .sections import Build, sections_of
 from .unequal import Uneven, uneven_of
 
 Role = IntEnum("Role", "PLAIN LINK PAIR_DECODE DECODE", start=0)
-"""Roles for placement rules; a pair's decode follows the prefill that may run in parallel with it."""
+"""Roles of ops for placement rules. `PAIR_DECODE`: decode attention that follows the prefill attention of the same layer, with
+which it may run in parallel. `DECODE`: other decode attention. `LINK`: a collective."""
 
 Form = IntEnum("Form", "FLOPS STREAM ACT", start=0)
 
@@ -55,13 +56,18 @@ SLOT = named("role varies several kind phase", "")
 kind and phase as numbers for placement rules."""
 
 EXPERTS = named("count groups top_k uniform near table layers stage key held alike pool", "")
-"""Of a part: experts the router chooses from, their groups, experts of a token, whether the router is uniform, the
-processor that shares the experts with the main one (0 = none), the table of `LoweredModel.expert_table` with their seconds,
-layers that share a sample, their pipeline stage, the counter of their samples, each group's experts, including
-copies, the first part whose loads take as long as its, and `Router.pool`."""
+"""Fields of an expert part (`deploy.expert_parts.ExpertPart`).
+
+`count`: number of routed experts. `groups`: number of expert-parallel groups. `top_k`: experts of a token. `uniform`: whether
+the router is uniform. `near`: processor that shares the experts with the main one (0: none). `table`: index of their times in
+`LoweredModel.expert_table`. `layers`: number of layers that share a sample of loads. `stage`: their pipeline stage. `key`:
+counter of their samples.
+`held`: expert slots of each group, with redundant experts. `alike`: first part with equal costs at equal loads. `pool`:
+`Router.pool`.
+"""
 
 EXPERT_WORK = named("", "flops weights act tilt persist")
-"""FLOP per routed token, bytes per active expert, activation bytes per routed token; `Router.tilt` and
+"""FLOPs per routed token, weight bytes per active expert, activation bytes per routed token; `Router.tilt` and
 `Router.persist`."""
 
 MOST_TOKENS = 8192
@@ -77,20 +83,20 @@ B1 = npt.NDArray[np.bool_]
 
 @by_address
 class Modes(NamedTuple):
-    """Costs of exchanges by the kind of step; L exchanges."""
+    """Costs of L exchanges whose algorithm depends on the kind of step."""
 
-    slots: I8  # [L] which ops they are
-    params: Records  # [2, L, ROOFLINE] without prompts on any rank, and with
+    slots: I8  # [L] slots of the exchanges
+    params: Records  # [2, L] of ROOFLINE: for steps without prompts on any rank, and with prompts
 
 
 @by_address
 class LoweredModel(NamedTuple):
     """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
 
-    Of the M moments, the last is none of a batch: seconds that unequal contexts add to a layer's
-    decode attention, where its kernel tells (see `unequal`). Slots are ordered by section; a section's slots run once per layer of its group and are
-    followed by a barrier over ranks. Arrays are few and two- or three-dimensional because each
-    one more costs compile time in every function that takes a plan.
+    The last of the M moments is not a sum over the batch: it is the time that unequal contexts add to a layer's decode
+    attention [s], 0 if the kernel's thread blocks are unknown (see `unequal`). Slots are ordered by section. A section's
+    slots run once for each of its layers, followed by a barrier over ranks. There are few arrays, with two or three
+    dimensions, because each array costs compile time in every function that takes a plan.
     """
 
     windows: I8  # [W] attention windows
@@ -98,43 +104,43 @@ class LoweredModel(NamedTuple):
     slots: Records  # [S] of `SLOT`
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
     params: Records  # [S+X, P] of ROOFLINE
-    can: B1  # [S+X, P]
+    can: B1  # [S+X, P] whether a processor can run an op
     moe: int | None  # expert parts; None for a model without experts
     experts: Records  # [X] of `EXPERTS`
     expert_work: Records  # [X] of `EXPERT_WORK`
-    expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
-    router: F8  # [X, 3, E] see `draws`
-    seed: int
-    replica: int
+    expert_table: F8  # [C, P, TABLE_SIZE + 3] see `experts.expert_seconds`
+    router: F8  # [X, 3, E] see `workloads.draws.LayerRouting`
+    seed: int  # of the expert samples
+    replica: int  # counter of the expert samples
     rule: int  # code of a built-in placement rule
-    custom: Custom  # a rule from outside, compiled; None = built in
-    priced: bool  # whether the rule asks for prices
-    shares: bool  # whether it runs attention side by side and shares experts
-    spaces: int
-    optimal: bool  # whether co-processing tries every subset of the spaces
+    custom: Custom  # a compiled user-defined placement rule; None: built in
+    priced: bool  # whether the rule needs the predicted time and energy of an op
+    shares: bool  # whether the rule runs prefill and decode attention in parallel, and splits experts over processors
+    spaces: int  # memory spaces of a device
+    optimal: bool  # whether co-processing tries every subset of the memory spaces
     ranks: int
-    stages: int  # of the pipeline
+    stages: int  # pipeline stages
     tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
-    kernels: Kernels | None  # prices of the rows that are no rooflines
-    uneven: Uneven | Any  # decode attention of unequal contexts; None where its kernel tells nothing
-    streams: Any = None  # None where a step's ops run one after another
+    kernels: Kernels | None  # cost rows that are not rooflines; None if all are
+    uneven: Uneven | Any  # decode attention of unequal contexts; None if the kernel's thread blocks are unknown
+    streams: Any = None  # overlap of ops; None if a step's ops run one after another
     fetch: Any = None  # the expert cache; None without one
-    places: Any = None  # None where experts lie in order and have no copies
-    modes: Modes | Any = None  # None where exchanges are the same in every step
-    apart: Any = None  # devices that hold the experts; None where those that attend do
-    memo: Any = None  # `memo.Memo`; None where a part needs the loads of each step
+    places: Any = None  # the expert map; None if experts are in order, without redundant experts
+    modes: Modes | Any = None  # None if exchanges have the same cost in every step
+    apart: Any = None  # separate devices of disaggregated experts; None without them
+    memo: Any = None  # `memo.Memo`; None if a part needs the loads of each step
 
 
 class Slots(NamedTuple):
-    """Names of the rows of a lowered plan, for tables."""
+    """Names of the rows and processors of a lowered plan, for tables of results."""
 
     name: tuple[str, ...]
     layer: tuple[str, ...]
     kind: tuple[str, ...]
     processors: tuple[str, ...]
-    link: tuple[str | None, ...]
-    holders: Slots | None = None  # of devices that hold the experts
+    link: tuple[str | None, ...]  # None for ops that are not collectives
+    holders: Slots | None = None  # the same for the devices of disaggregated experts
 
 
 def lower(
@@ -147,9 +153,14 @@ def lower(
     replica : int
         Counter of its expert samples.
     counts : int
-        Most tokens of a step that kernel models are tabulated for.
+        Largest number of tokens of a step for which kernel models are tabulated.
     experts_alone : bool
-        Whether its devices hold the experts of others: of all else the first section will do.
+        Whether the devices only run the experts of another deployment: then only the first section is lowered.
+
+    Raises
+    ------
+    InputError
+        FLOPs or bytes of a layer kind are not affine in the batch's moments, or its access pattern changes with the batch.
     """
     d = deployment
     processors = processors_of(d.device)
@@ -358,7 +369,7 @@ def _expert_tables(work: Records, params: Records) -> tuple[F8, list[int]]:
     out: list[F8] = []
     tokens = np.arange(TABLE_SIZE)
     for expert_work, rows in zip(work, params, strict=True):
-        with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
+        with np.errstate(divide="ignore", invalid="ignore"):  # rates are 0 on a processor that cannot run experts
             arithmetic = expert_work.flops / rows["flops"][:, None]
             weights = expert_work.weights / rows["bytes"][:, None]
             traffic = expert_work.act / rows["bytes"][:, None]

@@ -14,8 +14,10 @@ from ...workloads.jit_address import by_address
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4
-"""Columns of `StepTotals.share`: one step's experts of one part on one processor, all groups; first
-busy seconds by bound."""
+"""Columns of `StepTotals.share`, the experts of one part on one processor in one step, summed over all groups.
+
+First the busy seconds by bound (`BOUNDS`), then tokens, active experts, runs, and runs outside the kernel tables.
+"""
 
 ENTRIES = 1 << 15
 """Number of entries of the cache; a new result replaces an old one."""
@@ -27,7 +29,7 @@ F8 = npt.NDArray[np.float64]
 class Memo(NamedTuple):
     """Cache of N entries for P processors."""
 
-    marks: U8  # [N] `drawing.mark_of` the loads; 0 = empty
+    marks: U8  # [N] key of the loads (`drawing.mark_of`); 0: empty
     totals: F8  # [N, 2] seconds of the slowest group, and bytes of partial sums
     shares: F8  # [N, P, NUM_SHARE]
 

@@ -1,8 +1,8 @@
 """Cost models of a deployment as arrays: every op on every processor.
 
-Each processor's cost model gives rows (`devices.prices.PriceRow`), which one compiled function evaluates. Rooflines are
-evaluated by their terms. An op of one count (tokens, or sequences) has a curve over it; attention and experts have
-formulas of the batch's sums, or measured grids that formulas extrapolate.
+Each processor's cost model gives rows (`devices.prices.PriceRow`), which one compiled function evaluates. There are four
+forms: the terms of a roofline; for an op that depends on one count (tokens or sequences), a curve over this count; for
+attention and experts, formulas of the batch's sums, or measured grids that formulas extrapolate.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ I8 = npt.NDArray[np.int64]
 
 (K_CODE, K_START, K_LENGTH, K_MOMENT, K_MOST, K_GRID) = range(6)
 NUM_SLOT = 6
-"""Columns of `Kernels.slots`: code of the formula; where its curve starts, how many counts it
-holds, and the moment that it counts; `PriceRow.most`; and which grid it reads."""
+"""Columns of `Kernels.slots`: code of the formula; start of its curve in `Kernels.curves`, the curve's length, and the
+index of the moment that it depends on; `PriceRow.most`; and index of its grid."""
 
 SEEN = 4096
-"""Number of cached expert costs: layers are alike, and so are the loads of consecutive steps."""
+"""Number of cached expert costs; they are reused because layers and the loads of consecutive steps are often equal."""
 
 Price = tuple[float, int]
 """Cost of an op: its seconds, and the code of its bound."""
@@ -61,19 +61,19 @@ Price = tuple[float, int]
 class Kernels(NamedTuple):
     """Cost rows that are not rooflines: N = S+X rows as in `lowering.LoweredModel`, P processors, G grids."""
 
-    tables: int | None  # grids of measured tables; None where no kernel tables are in use
-    streamed: int | None  # rows of `calibrated.streamed`; None without any
+    tables: int | None  # number of measured grids; None if no kernel tables are in use
+    streamed: int | None  # number of rows with the formula `calibrated.streamed`; None if there are none
     slots: I8  # [N, P, NUM_SLOT]
-    curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
-    formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
+    curves: F8  # [K, 2] seconds and bound of every curve at counts 0, 1, 2, ...
+    formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities of the op and experts of a token
     sums: F8  # [N, len(SUMS), M+1] `SUMS` as affine forms of the moments
     h: Records  # [P] of HARDWARE
-    twins: I8  # [N, P] rows of one price at the same loads have one number
-    seen: F8  # [SEEN, 5] twin, loads, seconds and bound of experts that were priced
-    axes: F8  # [G, 4, A]
-    sizes: I8  # [G, 4]
-    starts: I8  # [G] where the seconds of each grid start
-    seconds: F8  # of all grids
+    twins: I8  # [N, P] class of a row; rows of one class have equal costs at equal loads
+    seen: F8  # [SEEN, 5] cache of expert costs: class, routed tokens, active experts, seconds and bound
+    axes: F8  # [G, 4, A] axes of every grid
+    sizes: I8  # [G, 4] lengths of these axes
+    starts: I8  # [G] index of the first entry of each grid in `seconds`
+    seconds: F8  # measured times of all grids, one grid after another [s]
 
 
 Rows = Mapping[tuple[int, int], PriceRow]
@@ -81,14 +81,16 @@ Rows = Mapping[tuple[int, int], PriceRow]
 
 
 def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
-    """Make arrays of cost rows; None if all of them are rooflines.
+    """Convert cost rows to arrays; return None if all rows are rooflines.
 
     Parameters
     ----------
+    rows : mapping of (int, int) to PriceRow
+        Cost rows, keyed by row and processor.
     shape : (int, int)
-        Rows and processors.
+        Number of rows and of processors.
     moments : int
-        Sums of a batch that the forms have columns for, without the constant.
+        Number of moments of a batch.
     """
     if all(row.curve is None and row.formula is None for row in rows.values()):
         return None
@@ -185,7 +187,7 @@ def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> P
 
 @compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, chunks: (0.0, 0))
 def flowing(kernels: Kernels, parameters: F8, slot: int, processor: int, chunks: Chunks) -> Price:
-    """Return the cost of an op with the formula `calibrated.streamed`, which most plans do not use."""
+    """Return the cost of an op with the formula `calibrated.streamed`; compiled only for plans that use it."""
     x = kernels.formulas[slot, processor, 1]
     return streamed_price(parameters, kernels.h[processor], x, chunks)
 
@@ -194,9 +196,9 @@ def flowing(kernels: Kernels, parameters: F8, slot: int, processor: int, chunks:
 def tabled_seconds(
     kernels: Kernels, s: int, processor: int, moments: F8, seconds: float, u: tuple[float, ...]
 ) -> float:
-    """Return the seconds of an attention op; its given formula's if no grid was measured.
+    """Return the seconds of an attention op from its measured grid; the formula's `seconds` if it has no grid.
 
-    `u` are its sequences, keys, tokens and pairs.
+    `u` has its numbers of sequences, keys in the KV cache, new tokens, and query-key pairs.
     """
     slot, h, forms = kernels.slots[s, processor], kernels.h[processor], kernels.sums[s]
     code = slot[K_CODE]
@@ -233,7 +235,8 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
     if count <= last:
         at = start + int(count)
         return curves[at, 0], int(curves[at, 1])
-    end, half = curves[start + last, 0], last // 2  # not the last two: products rise in steps of their tiles
+    # The slope is taken over the upper half of the curve, because the time of a product rises in steps of its tiles.
+    end, half = curves[start + last, 0], last // 2
     slope = (end - curves[start + half, 0]) / max(last - half, 1)
     return end + slope * (count - last), int(curves[start + last, 1])
 
@@ -242,7 +245,7 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 def op_price(
     kernels: Kernels | None, params: Records, slot: int, processor: int, moments: F8, flops: float, size: float
 ) -> Price:
-    """Return the cost of the op of `slot` on `processor` at `moments`, with `size` bytes moved."""
+    """Return the cost of the op of `slot` on `processor` at `moments`, for its `flops` FLOPs and `size` bytes."""
     compute, memory, fixed = flops / params.flops, size / params.bytes, params.fixed
     seconds = max(compute, memory) + fixed
     return kernel_price(kernels, slot, processor, moments, seconds, bound(seconds, compute, memory, fixed))
@@ -266,7 +269,7 @@ def experts_price(kernels: Kernels, row: int, processor: int, routed: float, act
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
 def tabled_experts(kernels: Kernels, row: int, processor: int, seconds: float, routed: float, active: float) -> float:
-    """Return the seconds of experts; their given formula's if no grid was measured."""
+    """Return the seconds of experts from their measured grid; the formula's `seconds` if they have no grid."""
     if kernels.slots[row, processor, K_CODE] != Formula.MOE_GRID:
         return seconds
     parameters, x, h = kernels.formulas[row, processor, 0], kernels.formulas[row, processor, 1], kernels.h[processor]

@@ -1,7 +1,7 @@
 """Placement rules in compiled code: the functions of `deploy.placement`, compiled by Numba.
 
-A built-in rule has a number, so that one compiled engine serves all of them; a user-defined rule is
-a value of the plan with its own type, so that an engine is compiled for it.
+A built-in rule is a number, so one compiled engine serves all built-in rules. A user-defined rule has its own type, so
+the engine is compiled again for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FROM_OUTSIDE = -1
 _xpu_only = compiled_part(placement.xpu_only)
 _op_per_byte = compiled_part(placement.op_per_byte)
 _fastest = compiled_part(placement.fastest)
-_paper = compiled_part(placement.paper)  # and co-process, which differs in what it shares
+_paper = compiled_part(placement.paper)  # also the score of co-process, which differs only in sharing work
 
 
 def rule_code(name: str) -> int:

@@ -42,7 +42,7 @@ class Section(NamedTuple):
 
 
 def whole_layer(deployment: Deployment, spec: Layer, moments: Moments) -> list[Op]:
-    """Return the ops of a layer in order, including collectives and its experts without any tokens."""
+    """Return the ops of a layer in order, with collectives; its experts have no tokens."""
     parts = layer_ops(spec, moments, deployment.run, Loads(np.zeros(1), np.zeros(1)))
     return layer_program(spec, parts, deployment.layout, deployment.run, moments.tokens)
 
@@ -78,7 +78,7 @@ def placed_ops(deployment: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     Parameters
     ----------
     batch : Batch
-        Of each rank.
+        Batch of each rank.
     """
     m = batch.moments(deployment.shard.windows, deployment.several > 1)
     ops, apart = [op for section in sections_of(deployment) for op in section.build(m)], list[Op]()

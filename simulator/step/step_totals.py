@@ -19,17 +19,23 @@ NUM_TALLIES = len(BOUNDS) + 5
 T_BUSY = NUM_TALLIES
 NUM_TOTALS = NUM_TALLIES + 1 + len(PATHS)
 T_JOULES = slice(T_BUSY + 1, NUM_TOTALS)
-"""Columns of `StepTotals.tally` and of `totals`: per op and processor, summed over devices: busy seconds by what bounds them
-(in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran there, how many of them outside the
-kernel tables in use; of totals also all busy seconds, and joules by path, in the order of `PATHS`."""
+"""Columns of `StepTotals.tally` and of `totals`: sums over devices for each op and processor.
+
+First the busy seconds by bound (`BOUNDS`), then FLOPs, streamed bytes, activation bytes, runs, and runs outside the kernel
+tables in use. `totals` also has all busy seconds, and joules by path (`PATHS`).
+"""
 
 CELL = named("", "wall processor busy flops stream act outside bound")
-"""The current cost of one op of one rank. Wall seconds do not include parallel work; the processor is -1 if the op has
-nothing to do; 1 outside the kernel tables; code of the bound."""
+"""The current cost of one op of one rank.
+
+`wall`: seconds that it adds to the step, without time hidden behind a parallel op. `processor`: its index; -1 if the op has
+no work. `busy`: seconds on its processor. `flops`, `stream`, `act`: FLOPs, streamed and activation bytes. `outside`: 1
+outside the kernel tables, else 0. `bound`: code of the bound.
+"""
 
 SPACE = named("", "tokens active main near")
-"""A memory space: its tokens and active experts, and their seconds on the main and on the near processor by rooflines,
-without fixed costs."""
+"""A memory space: its tokens and active experts, and the roofline seconds of these on the main processor and on the
+processor near memory, without fixed costs."""
 
 SPREAD = named("", "decodes step seconds")
 """The seconds added by unequal contexts, with the number of decodes and the step for which they were computed."""
@@ -40,22 +46,22 @@ class StepTotals(NamedTuple):
     """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
 
     tally: F8  # [S+X, P, NUM_TALLIES]
-    wall: F8  # [S+X] seconds each op contributed to the clock
+    wall: F8  # [S+X] seconds that each op has added to the time of steps
     cells: Records  # [R, S] of `CELL`
     share: F8  # [P, NUM_SHARE]
     queue: Records  # [E] of `SPACE`
-    scratch: Scratch  # of the sampled expert loads
-    loads: I8  # [E]
+    scratch: Scratch  # work arrays of the sampling of expert loads
+    loads: I8  # [E] sampled loads of one part
     placed: I8  # [J] loads of expert slots; empty without an expert map
-    contexts: F8  # [B] keys of a rank's decodes
-    prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
-    places: F8  # [blocks that run at once] see `unequal`
+    contexts: F8  # [B] context lengths of a rank's decodes, for `unequal`
+    prompts: F8  # [2, B] new and cached tokens of a rank's prompt chunks, for `unequal`
+    places: F8  # [thread blocks that run at once] work array of `unequal`
     spread: Records  # [R] of `SPREAD`, see `engine.counting.set_uneven`
-    # [2, P+1] device-seconds of each processor and of links: now, and at the last log entry. More columns: the same of
-    # separate expert devices, and their energy [J]
+    # [2, P+1] busy device-seconds of each processor and of links: now, and at the last log entry. Further columns: the
+    # same for separate expert devices, and their energy [J]
     busy: F8
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
-    least: F8  # [1] seconds that no step of the latest batch falls below, however its contexts grow; 0 where unknown
+    least: F8  # [1] lower bound of the seconds of a step of the latest batch, for any growth of contexts; 0: unknown
     workspace: Any = None  # of overlapping tasks; None if nothing overlaps
     aside: Any = None  # totals of separate expert devices; None without them
     cache_state: Any = None  # expert caches; None without any

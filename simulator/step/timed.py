@@ -1,4 +1,4 @@
-"""The time of one step as engine loops call it: of the plain step, or with the part that a plan contains."""
+"""Step times as engine loops call them: `plain_seconds`, or the function of a part that the plan contains."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Lowered(NamedTuple):
 
 @by_address
 class Costs(NamedTuple):
-    """Addresses of the cost functions of a lowered deployment, of any type."""
+    """Addresses of the cost functions of a lowered deployment: one type for engines of all deployments."""
 
     seconds: int  # address of the code of `lowered_seconds`
-    spent: int  # of `lowered_spent`
-    model: int  # of the `Lowered`; 0: none
-    windows: npt.NDArray[np.int64]  # of attention
+    spent: int  # address of the code of `lowered_spent`
+    model: int  # address of the `Lowered`; 0: none
+    windows: npt.NDArray[np.int64]  # [W] attention windows
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     busy: F8  # `StepTotals.busy`
     least: F8  # `StepTotals.least`

@@ -1,8 +1,8 @@
 """Effect of unequal contexts on decode attention, for the explicit and the compiled path.
 
-Costs are functions of sums over a batch, which do not contain the differences. If the tables of a device describe the
-kernel's thread blocks (`devices.tables.blocks`), the difference to equal contexts is one more number of a step, after
-the sums; with prompts, for the call that processes both.
+Costs are functions of sums over a batch, so they do not depend on how contexts differ. If the tables of a device describe
+the kernel's thread blocks (`devices.tables.blocks`), the time that unequal contexts add to equal ones is stored as one more
+number after the sums. In a step with prompts this is the time of the kernel call that processes prompts and decodes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 ANY_TILES = 1e9
-"""Tiles of the longest context for a captured graph: it is captured for the longest that the engine
-takes, which never limits the parts of a sequence."""
+"""Number of key tiles of the longest context in a CUDA graph. Graphs are captured for the longest context that the engine
+allows, so this number never limits into how many parts a sequence is split."""
 
 
 @by_address
 class Uneven(NamedTuple):
-    """Data of one device's decode attention kernel: its thread blocks and its measured grid."""
+    """Data of one device's decode attention kernel: its thread blocks, and its measured times for equal contexts."""
 
     blocks: Records  # [1] parameters of `devices.tables.blocks`
-    axes: F8  # of the table of equal contexts
+    axes: F8  # axes, sizes and seconds of the measured grid, as `devices.prices.Grid`
     sizes: I8
     seconds: F8
 
@@ -83,11 +83,11 @@ def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
 
 @compiled_part
 def graph_batch(decodes: int, captured: int) -> int:
-    """Return the padded number of tokens of a step: the next size for which a graph was captured.
+    """Return the padded number of tokens of a step: the next size for which a CUDA graph was captured.
 
-    The same holds for a step with prompts, whose graph has pieces between attention. vLLM captures 1, 2, 4, every 8th
-    up to 256 and every 16th up to the largest (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run without
-    padding.
+    Steps with prompts, which replay piecewise graphs between attention calls, are padded in the same way. vLLM captures
+    1, 2, 4, multiples of 8 up to 256, and multiples of 16 up to the largest (vllm/config/vllm.py,
+    `_set_cudagraph_sizes`). Larger batches run without padding.
     """
     if decodes <= 2:
         return decodes
@@ -98,13 +98,14 @@ def graph_batch(decodes: int, captured: int) -> int:
 
 @compiled_part
 def graph_of_several(tokens: int, captured: int, several: int) -> int:
-    """Return `graph_batch` for decodes of up to `several` tokens: sizes are rounded up to its multiples.
+    """Return `graph_batch` for decodes of up to `several` tokens: captured sizes are rounded up to multiples of `several`.
 
-    Sizes above the largest are not captured (``adjust_cudagraph_sizes_for_spec_decode`` in vllm/config/compilation.py).
+    A rounded size above the largest captured size has no graph (``adjust_cudagraph_sizes_for_spec_decode`` in
+    vllm/config/compilation.py).
     """
     if tokens <= 0:
         return tokens
-    least = (tokens - 1) // several * several + 1  # of those rounded up to hold the tokens
+    least = (tokens - 1) // several * several + 1  # smallest size that is rounded up to at least `tokens`
     size = (graph_batch(least, captured) + several - 1) // several * several
     return size if size <= captured else tokens
 
@@ -117,20 +118,21 @@ def padded_batch(tokens: int, captured: int, several: int) -> int:
 
 @compiled_part
 def uneven_seconds(uneven: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
-    """Return the additional seconds of unequal contexts, one layer; for decode-only steps from the table.
+    """Return the seconds that unequal contexts add to the decode attention of one layer.
 
-    Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is added.
+    The time of equal contexts is from the measured table for decode-only steps, and from the model of thread blocks for
+    steps with prompts. The result is 0 if contexts differ by less than one tile of keys, or are outside the table.
 
     Parameters
     ----------
     keys : float64 array
-        Context of each decode, the new token included, of which the first `count` are used.
+        Context of each decode with its new token [tokens]; the first `count` entries are used.
     prompts : float64 array, shape (2, n)
-        New and earlier tokens of each prompt in the step, of which the first `chunks` are used.
+        New and cached tokens of each prompt in the step; the first `chunks` columns are used.
     captured : int
-        Largest batch with a captured graph; 0 = none.
+        Largest batch with a captured graph; 0: none.
     heap : float64 array
-        See `blocks_seconds`.
+        Work array, see `blocks_seconds`.
     """
     total, low, high = 0.0, keys[0], keys[0]
     for j in range(count):
