@@ -160,8 +160,8 @@ class Policy:
         Whether a step has either prompts or decodes; prompts come first, and decodes wait while a prompt can run. Not
         with `lazy`: blocks of a whole prompt are allocated at admission, so that its chunks always fit.
     poll_steps : int
-        Number of decode-only steps between two polls for arrivals. An engine also polls after every step with a prompt,
-        and all the time while it is idle.
+        Number of decode-only steps between two polls for arrivals. The engine also polls after every step with a prompt,
+        and before every plan while it is idle.
     gather_steps, gather_tokens : int
         While other requests decode, prompts wait until the prompts that could start and the decodes have
         `gather_tokens` tokens, or for `gather_steps` steps. 0 steps: prompts never wait.
