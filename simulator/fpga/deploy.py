@@ -99,7 +99,7 @@ def deploy_fpga(
     target = FpgaTarget(
         engine=engine,
         utilisation=device.processors[name].compute_efficiency,
-        # Where biases have buffers of their own they load beside the weights, too small to see.
+        # Biases in separate buffers load in parallel with the weights, in negligible time.
         biases=model.front is not None and "biases_bytes" not in engine.buffers.others,
         attention_reorder=attention_reorder,
     )

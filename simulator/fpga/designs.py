@@ -141,7 +141,7 @@ class DesignSpace:
         if not front:
             return []  # no array has a multiplier
         picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
-        # The largest arrays differ most in what they leave for attention: all of the last few.
+        # Keep all of the largest arrays: they differ most in the DSPs that remain for attention.
         picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])
         dsp = self.base.linear.dsp_per_mac
         return [ArraySpec(inputs=front[j][0], outputs=front[j][1], dsp_per_mac=dsp) for j in picked]

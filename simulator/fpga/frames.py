@@ -31,6 +31,10 @@ class Frames:
         Task of each image.
     arrival_s, start_s, end_s : float64 arrays, shape (images,)
         Time of arrival, start and end of each image [s].
+    runs : tuple of FrameResult
+        Simulated engine of each image.
+    clock_Hz, board_W : float
+        Clock of the engine [Hz], and constant power of the board [W].
     """
 
     task: I8
@@ -85,7 +89,7 @@ def serve_images(
     seed : int
         Seed of the routing; the same image, task and layer have the same sample in every run.
     forget : bool
-        Whether a task switch empties the expert caches; False shows the cost of this.
+        Whether a task switch empties the expert caches.
     progress : callable, optional
         Called with (images finished, images in total).
 

@@ -185,7 +185,7 @@ def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
         row_cycles = math.ceil(width / unit.features) / target.utilisation
         cycles = images * math.ceil((n + queries - 1) / queries) * n * row_cycles
         softmax = images * (n + queries - 1) * n * unit.softmax_cycles
-    # Keys pass by once for each group of queries held; without reordering, for each query.
+    # All keys are read once for each group of queries on chip; without reordering, once for each query.
     groups = math.ceil((n + queries - 1) / queries) if target.attention_reorder else n
     keys = images * groups * n * width * act
     rows, scores = tokens * width * act, images * n * n * heads * act

@@ -159,7 +159,7 @@ def _compute_reordered(frame: Frame, block: ExpertBlock) -> Steps:
 
 
 def _load_kept(frame: Frame, block: ExpertBlock) -> Steps:
-    """Restore the layer's cache from the last image; other experts are loaded on demand."""
+    """Load the experts that the layer's cache held after the last image; `_compute_cached` loads others on demand."""
     for i in range(len(frame.caches.of(block.index))):
         yield from frame.load(block.weight_bytes, None, (block.index, "kept", i))
     yield frame.finished(block)

@@ -57,7 +57,13 @@ OFFLOAD = "offload"
 
 
 def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offload") -> float:
-    """Return the time of a transfer to or from host memory [s]; `option` needs this memory."""
+    """Return the time of a transfer to or from host memory [s].
+
+    Raises
+    ------
+    InputError
+        The device has no `host_memory`, which `option` needs.
+    """
     tier = system.device.host_memory
     if tier is None:
         raise InputError(
@@ -70,7 +76,7 @@ def host_seconds(system: SystemSpec, moved_bytes: float, option: str = "--offloa
 def offloaded(layer: Passes, system: SystemSpec, moved_bytes: float, layers: float, option: str) -> Passes:
     """Return a layer's passes with some activations moved to host memory.
 
-    The transfer overlaps with `layers` layers of computation. Two such layers are in transfer at a time.
+    The transfer overlaps with the computation of `layers` layers. The activations of `AHEAD` layers are in transfer at a time.
     """
     took = host_seconds(system, moved_bytes, option)
     forward, backward = (

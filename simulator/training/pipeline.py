@@ -1,7 +1,8 @@
 """Pipeline schedules: alternating forward and backward passes, with one or several parts of the model on a stage.
 
-Orders are those of Narayanan et al. (arXiv 2104.04473, section 2.2). A schedule is computed pass by pass; a test checks that
-it takes (m + (p - 1) / v) (F + B) with equal stages.
+1F1B and interleaved orders follow Narayanan et al. (arXiv 2104.04473, section 2.2). A schedule is computed pass by pass. With
+equal stages it takes (m + (p - 1) / v) (F + B), as a test checks: m micro-batches, p stages, v parts of a stage, and F and B the
+times of a micro-batch's forward and backward passes on a stage.
 
 The layers of a stage follow Megatron's layout strings, or its even split (NVIDIA/Megatron-LM@d98e8a6,
 pipeline_parallel_layer_layout.py and transformer_block.py in core/transformer).
@@ -71,15 +72,16 @@ DualTask = tuple[str, MicroBatchPass]
 
 
 def dual_order(rank: int, ranks: int, micro: int) -> list[tuple[DualTask, ...]]:
-    """Return the passes of one rank of DualPipe; two passes in one entry run together, each with the exchanges of the other.
+    """Return the passes of one rank of DualPipe; two passes in one entry run together, and each hides the other's exchanges.
 
-    The first half of the micro-batches enters at the first rank, the second at the last. Rank r runs stage r for the first half,
-    and stage p - 1 - r for the second (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437, fig. 5).
+    The first half of the micro-batches enters at the first rank, the second half at the last rank. Rank r of p runs stage r for
+    the first half, and stage p - 1 - r for the second half (deepseek-ai/DualPipe, dualpipe.py; DeepSeek-V3, arXiv 2412.19437,
+    fig. 5).
 
     Parameters
     ----------
     micro : int
-        Micro-batches of both ends; even, and at least twice `ranks`.
+        Number of micro-batches, both halves together; even, and at least twice `ranks`.
     """
     half = min(rank, ranks - 1 - rank)
     left, steady = ranks // 2 - half - 1, micro // 2 - ranks + half
@@ -121,7 +123,8 @@ def in_flight(stages: int, micro: int, kept_bytes: Sequence[Sequence[float]], la
     kept_bytes : sequence of sequence of float
         Bytes that a micro-batch stores on each stage, for each of its parts [B].
     late : bool
-        Whether gradients of weights are computed later, so that each stage stores as many micro-batches as the first.
+        Whether gradients of weights are computed later: then each stage stores activations for as many micro-batches as the
+        first stage.
     """
     parts = len(kept_bytes[0])
     micro = min(micro, 2 * stages * parts)
@@ -187,7 +190,7 @@ def schedule(
     rounds = (micro - 1) // stages + 1
     if rounds <= STEADY:
         return Schedule(ends_of(micro), busy)
-    # After some rounds a schedule repeats itself: each middle round takes as long as the one before the last.
+    # After some rounds a schedule repeats itself, so all rounds left out here take the same time.
     shorter = micro - (rounds - STEADY) * stages
     ends, one_less = (ends_of(m) for m in (shorter, shorter - stages))
     added = rounds - STEADY
@@ -195,7 +198,7 @@ def schedule(
 
 
 STEADY = 12
-"""Number of rounds (of as many micro-batches as stages) after which a schedule repeats itself."""
+"""Number of rounds after which a schedule repeats itself; a round has one micro-batch for each stage."""
 
 
 def _ends(
@@ -293,10 +296,16 @@ def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[
 
 
 def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") -> tuple[int, ...]:
-    """Return the layers of each part of each stage, in the order of the model: part 0 of all stages, then part 1.
+    """Return the number of layers of each part of each stage, in the order of the model: part 0 of all stages, then part 1.
 
-    MTP layers are in the last part. Without a layout string, layers are split evenly. If they do not divide, embedding, loss and
-    each MTP layer count as a layer too, and parts in the middle get the remaining layers.
+    The layout string `text` gives the numbers. Without it, layers are split evenly. If the layers do not divide evenly, the
+    embedding, the loss and each MTP layer count as a layer too, and parts in the middle get the remaining layers. MTP layers
+    are in the last part.
+
+    Raises
+    ------
+    InputError
+        The layout string does not fit the model or the number of parts.
 
     Examples
     --------

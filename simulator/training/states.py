@@ -1,8 +1,8 @@
 """Bytes of weights, gradients and optimizer state for each stage of ZeRO.
 
-Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3: with Adam in mixed precision a parameter takes 2 bytes of weight, 2 of
-gradient and 12 of optimizer state (a copy, momentum and variance in 32 bits). Stage 1 shares the optimizer state over the
-data-parallel ranks, stage 2 the gradients too, stage 3 all.
+With Adam in mixed precision a parameter takes 2 bytes of weight, 2 of gradient and 12 of optimizer state: a copy, momentum and
+variance, each in 32 bits. ZeRO stage 1 shards the optimizer state over the data-parallel ranks, stage 2 the gradients too,
+stage 3 also the weights (Rajbhandari et al., arXiv 1910.02054, section 3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from ...workloads.layers import is_routed
 from ...workloads.model import Layer, ModelSpec
 
 RESIDENT = {"mxfp8": 2 * (1 + 1 / 32), "nvfp4": 2 * (0.5 + 1 / 16)}
-"""Bytes of a weight in two copies with their block scales (Transformer Engine, docs/features/low_precision_training)."""
+"""Bytes of a weight that is stored twice, by rows and by columns, with block scales (Transformer Engine,
+docs/features/low_precision_training)."""
 
 LOSSES = {"fused": (4.0, 0.0), "in-place": (2.0, 0.0), "unfused": (4.0, 12.0)}
 """Bytes of each logit that a loss stores until its backward pass, and additional bytes during that pass.
@@ -39,10 +40,7 @@ class BytesPerWeight:
         return cls(value_bytes, max(value_bytes, gradient_bits / 8), moment_bits / 4 + 4.0 * (value_bytes < 4))
 
     def stored_as(self, dtype: str) -> BytesPerWeight:
-        """Return the bytes with weights in the format of their products.
-
-        They are stored by rows and by columns if one form cannot be derived from the other.
-        """
+        """Return the bytes with weights stored in the format `dtype` of their matrix products, see `RESIDENT`."""
         return replace(self, weights=RESIDENT.get(dtype, self.weights))
 
 

@@ -41,7 +41,7 @@ class TrainingStage:
     parameters : ParameterCounts
         Parameters of one device.
     gathers, scatters : tuple of float
-        Exchange time of each layer's weights and gradients; embedding and head are included in the first or last layer [s].
+        Time to gather each layer's weights and to scatter its gradients [s]; the outer layers include embedding and head.
     """
 
     chunks: tuple[tuple[Passes, ...], ...]
@@ -75,8 +75,8 @@ class TrainingStep:
     Attributes
     ----------
     by_stage : tuple of dict of str to float
-        Time of each stage by what its devices do or wait for; each sums to `seconds`. The time of data parallelism is
-        the difference from a step without the exchange of gradients and weights [s].
+        Time of each stage by activity [s]: computation, exchanges, waiting, optimizer. Each stage's sum is `seconds`. The
+        time of data parallelism is the difference from a step without the exchange of gradients and weights.
     busiest : int
         Stage with the longest computation.
     hidden_s : float
@@ -103,12 +103,12 @@ class TrainingStep:
 
     @property
     def by_stream(self) -> dict[str, float]:
-        """Time of the busiest stage by what its devices do or wait for [s]."""
+        """Time of the busiest stage by activity, as in `by_stage` [s]."""
         return self.by_stage[self.busiest]
 
 
 def training_step(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
-    """Predict one training step; "auto" recomputes the fewest modules or layers that fit, whichever is faster.
+    """Predict one training step; "auto" recomputes the fewest modules or the fewest layers that fit, whichever is faster.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
         passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
     embedding, head = bench.embedding(), bench.head()
     kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
-    # As Korthikanti et al. count the embedding's mask.
+    # The embedding's dropout mask counts as in Korthikanti et al.
     kept_bytes[0] = [chunk_bytes + embedding.kept_bytes / len(kept_bytes[0]) for chunk_bytes in kept_bytes[0]]
     waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule == "zero-bubble"))
     waiting[-1] += head.kept_bytes  # stored and used at once
@@ -304,7 +304,7 @@ def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: Traini
 def _streams(
     bench: LayerPrices, stages: Sequence[TrainingStage], rank: int, busy_s: float, update_s: float, alone_s: float, step_s: float
 ) -> dict[str, float]:  # fmt: skip
-    """Return the time of a rank by what it does or waits for [s]; `alone_s` excludes the exchange of gradients and weights."""
+    """Return the time of a rank by activity [s]; `alone_s` is the step's time without the exchange of gradients and weights."""
     layout = bench.layout
     held = [stages[i] for i in _held(layout, bench.options, rank)]
     inside = {
@@ -323,8 +323,8 @@ def _energy(
 ) -> float:
     """Return the energy of all devices [J].
 
-    Work is limited by the board's power, without pipeline bubbles and data-parallel exchanges. A device that waits for others or
-    for its host consumes idle and awake power, because a kernel waits on it.
+    Outside pipeline bubbles and data-parallel exchanges, the work stays below the board's power limit. A device that waits for
+    others or for its host consumes idle and awake power, because a waiting kernel runs on it.
     """
     layout, board, total = bench.layout, bench.deployment.device.board, 0.0
     for stage, took, after in zip(stages, times, update_J, strict=True):
@@ -368,7 +368,8 @@ def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
 def _update(bench: LayerPrices, parameters: ParameterCounts, copies: int) -> tuple[float, float]:
     """Return time [s] and dynamic energy [J] of Adam on the device's parameters, which `copies` pipeline ranks share.
 
-    All of them are read, gradients twice because of the norm of all gradients; all but the gradients are written.
+    Optimizer states are read and written, gradients are read twice (the first time for the global norm), and weights are
+    written.
     """
     layout, per_weight = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates only its share
