@@ -138,7 +138,13 @@ def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:
 
 
 def knob_of(scenario: Scenario) -> tuple[str, float]:
-    """Return the option that sets the load, and the load at value 1 of this option [1/s]."""
+    """Return the option that sets the load, and the load at value 1 of this option [1/s].
+
+    Examples
+    --------
+    >>> knob_of(Scenario())
+    ('rate', 1.0)
+    """
     work = scenario.workload
     if work.trace is None:
         return "rate", 1.0

@@ -101,6 +101,11 @@ def session_key(session: I8) -> I8:
 
     A session is one growing text: the prompt and output of each request extend the text of the previous request. Its
     pieces are numbered from ``session * MOST_PIECES`` on, so it needs no table of hashes.
+
+    Examples
+    --------
+    >>> (session_key(np.arange(3)) + MOST_PIECES * np.arange(3)).tolist()
+    [-1, -1, -1]
     """
     return -1 - session * MOST_PIECES
 

@@ -217,6 +217,8 @@ def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
     ''
     >>> _lone(least, one, {"ttft_p99": 0.09})
     'ttft p99 is at least 0.1 s at nominal rates, of one request at a time (0.09 s allowed)'
+    >>> _lone(Least(0.0, 1e-3, 0.02, {}, 1, 1), one, {"e2e_p99": 0.11})
+    'e2e p99 is at least 0.12 s at nominal rates, of one request at a time (0.11 s allowed)'
     """
     first = block.input_tokens * least.lone_s / least.stages
     gap = least.pass_s + least.keys_s(block.input_tokens)

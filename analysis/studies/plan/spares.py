@@ -68,7 +68,14 @@ class Outages:
         return float(bdtrc(needed - 1, replicas, self.up))
 
     def replicas(self, needed: int) -> int:
-        """Return the smallest number of replicas of which `needed` are up for the share `availability` of the time."""
+        """Return the smallest number of replicas of which `needed` are up for the share `availability` of the time.
+
+        Examples
+        --------
+        >>> half = Outages(mtbf_s=1.0, repair_s=1.0, availability=0.5)
+        >>> half.share(1, 1), half.replicas(1)
+        (0.5, 1)
+        """
         return _replicas(self, needed)
 
 

@@ -244,6 +244,8 @@ def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> 
     [7, 7, 7]
     >>> _fewest(lambda n: False, 1, 3, 10) is None
     True
+    >>> _fewest(lambda n: bool(print(n, end=" ")) or n >= 3, 1, 1, 64)
+    1 2 3 3
     >>> tries = iter(range(8))  # it asks a few times, even where the guess is just below
     >>> _fewest(lambda n: next(tries) < 8 and n >= 19, 1, 16, 64)
     19
