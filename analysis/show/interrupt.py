@@ -64,14 +64,12 @@ def endable() -> Iterator[None]:
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    with _handled(end, taken):
-        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
-        try:
+    try:
+        with _handled(end, taken, writer):
+            threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
             yield
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            os.close(writer)  # the thread reads the end of the pipe, and ends
+    finally:
+        os.close(writer)  # the thread reads the end of the pipe, and ends
 
 
 def _watch(reader: int, taken: Collection[int]) -> None:
@@ -136,11 +134,7 @@ def heard(tell: Callable[[int], object]) -> Iterator[None]:
         tell(number)
 
     with _handled(end, before):
-        wakeup = signal.set_wakeup_fd(-1)  # otherwise `_watch` would end the process after `GRACE_S`
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(wakeup)
+        yield
 
 
 def _handlers() -> dict[int, Any]:
@@ -150,8 +144,14 @@ def _handlers() -> dict[int, Any]:
 
 
 @contextmanager
-def _handled(end: Callable[[int, FrameType | None], object], before: dict[int, Any]) -> Iterator[None]:
-    """Handle signals by `end` while a block runs, and as before afterwards."""
+def _handled(
+    end: Callable[[int, FrameType | None], object], before: dict[int, Any], writer: int = -1
+) -> Iterator[None]:
+    """Handle signals by `end` while a block runs, and as before afterwards.
+
+    The pipe `writer` receives their numbers. Without it `_watch` hears of none, and does not end the process.
+    """
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in before:
         signal.signal(number, end)
     try:
@@ -159,14 +159,17 @@ def _handled(end: Callable[[int, FrameType | None], object], before: dict[int, A
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put signals off until the end of a short block that must not be left half done."""
-    pending: list[tuple[int, FrameType | None]] = []
-    before = _handlers()
-    with _handled(lambda *signalled: pending.append(signalled), before):
+    if not (before := _handlers()):
         yield
-    for number, frame in pending[:1]:
-        before[number](number, frame)
+        return
+    pending: list[int] = []
+    with _handled(lambda number, frame: pending.append(number), before):
+        yield
+    for number in pending[:1]:
+        signal.raise_signal(number)

@@ -169,12 +169,14 @@ class OutputFolder:
         for _, target in self._files:
             if target.is_dir():  # looked for first, so that no half of the files is renamed
                 raise InputError(target, "is a folder where a file should go; remove it")
-        for path, target in self._files:
-            try:
+        try:
+            for _, target in self._files[:0:-1]:  # a kill must not leave an old summary beside new tables
+                target.unlink(missing_ok=True)
+            for path, target in self._files:
                 os.replace(path, target)
-            except OSError as error:
-                raise unwritable(target, error) from None
-        self._files, self._made = [], []
+        except OSError as error:
+            raise unwritable(target, error) from None
+        self._files = []
 
     def _remove(self) -> None:
         """Remove temporary files, and the folders made here that are empty again."""

@@ -21,6 +21,7 @@ import pytest
 from opbyte.analysis.show import interrupt
 from opbyte.analysis.show.interrupt import Ended, endable, uninterrupted
 from opbyte.analysis.show.output import OutputFolder
+from opbyte.workloads.errors import InputError
 
 from ..processes import PATIENCE_S, Start, busy, descendants, ends, environment, runs, usual_signals
 
@@ -185,10 +186,12 @@ def test_what_compiled_code_holds_up_is_ended_from_beside(tmp_path: Path, monkey
 
 
 def test_files_are_published_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if publishing takes longer than the watching thread waits."""
     replace = os.replace
 
     def interrupted(source: Path, target: Path) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.4)
         replace(source, target)
 
     def write() -> None:
@@ -197,9 +200,22 @@ def test_files_are_published_all_or_none(tmp_path: Path, monkeypatch: pytest.Mon
             files.text("b.txt", "b")
 
     monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(os, "_exit", id)
+    monkeypatch.setattr(interrupt, "GRACE_S", 0.5)
+    with pytest.raises(Ended), endable():
         write()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_kill_between_renames_leaves_no_old_summary(tmp_path: Path) -> None:
+    names = ["a.csv", "b.csv", "answer.json"]
+    for count in (3, 1):
+        with suppress(InputError), OutputFolder(tmp_path) as files:
+            for name in names:
+                files.text(name, str(count))
+            for path, _ in files._files[count:]:
+                path.unlink()  # so that publishing ends here
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.csv": "1"}
 
 
 def test_two_runs_are_never_mixed_in_a_folder(tmp_path: Path) -> None:
