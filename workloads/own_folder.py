@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,18 +61,19 @@ def temporary_folder() -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file of such a folder so that other processes read all of it or nothing, also if several write it at once.
 
+    Only a kill leaves something of a file that was not written.
+
     Raises
     ------
     OSError
-        If it cannot be written; nothing is left of it then.
+        If it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{threading.get_native_id()}")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
-    except OSError:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 @lru_cache(maxsize=1)

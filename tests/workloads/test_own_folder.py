@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.dram.spec import load_memory
 from opbyte.workloads import own_folder as folders
 from opbyte.workloads.errors import SpecError
-from opbyte.workloads.own_folder import cache_folder, own_folder, temporary_folder
+from opbyte.workloads.own_folder import cache_folder, own_folder, temporary_folder, write_whole
 from opbyte.workloads.requests.frames import table_file
 
 SECOND = 65534
@@ -170,6 +171,13 @@ def test_a_table_is_what_was_handed_over(temporary: Path, given: Callable[[Path]
     elsewhere = Path(table_file(ROWS, "trace"))
     assert elsewhere.parent == temporary_folder() != file.parent
     assert elsewhere.read_text() == whole
+
+
+def test_nothing_is_left_of_a_file_that_was_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "replace", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a", b"a")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("key", ["extends: {}\nname: a", "name: a\ndevice: {}\ndevices_per_node: 1"])
