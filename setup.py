@@ -38,7 +38,7 @@ setup(
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
-        "opbyte.simulator": ["frameworks/*.csv", "frameworks/*.yaml", "scenario/*.pyi", "scenario/*.yaml"],
+        "opbyte.simulator": ["*.yaml", "frameworks/*.csv", "frameworks/*.yaml", "scenario/*.pyi", "scenario/*.yaml"],
         "opbyte.workloads": ["*.csv", "*.yaml", "models/*.yaml", "hf/*.csv", "hf/*.yaml"],
     },
     include_package_data=False,

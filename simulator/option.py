@@ -7,14 +7,16 @@ and reports read the same metadata. Nothing heavy is imported, so that ``--help`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ..workloads.errors import InputError, nearest
 from ..workloads.requests.frames import is_table, table_file
 from ..workloads.requests.options import check_count, check_real, check_whole
+from ..workloads.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from .part import Part
@@ -23,6 +25,11 @@ OPTION = "option"
 SCOPE = "scope"
 """Metadata key of a field that holds options of parts; its value selects the parts (`Part.scope`)."""
 T = TypeVar("T")
+
+_WORDS = read_yaml(Path(__file__).parent / "synonyms.yaml")
+ALIASES: Mapping[str, str] = _WORDS["aliases"]
+INSTEAD: Mapping[str, str] = _WORDS["instead"]
+MEANT: Mapping[str, str] = _WORDS["meant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,7 @@ class PlacedOption:
     @property
     def flag(self) -> str:
         """Return the option as written on a command line and in messages."""
-        return f"--{self.name.replace('_', '-')}"
+        return flag_of(self.name)
 
 
 def options_of(cls: type) -> tuple[PlacedOption, ...]:
@@ -207,9 +214,55 @@ def chosen(cls: type[C], options: Mapping[str, Any]) -> C:
     return cls().changed(**options)
 
 
-def unknown(name: str, known: Iterable[str]) -> InputError:
+def unknown(name: str, known: Sequence[str]) -> InputError:
     """Return the error for an unknown option."""
-    return InputError(f"--{name.replace('_', '-')}", f"unknown option{nearest(name, known)}")
+    return InputError(flag_of(name), f"unknown option{meant(name, known) or nearest(name, known)}")
+
+
+def flag_of(name: str) -> str:
+    """Return an option as written on a command line and in messages."""
+    return f"--{name.replace('_', '-')}"
+
+
+def meant(option: str, known: Sequence[str]) -> str:
+    """Return a hint at the known option that an unknown one resembles in spelling or meaning; empty if none stands out.
+
+    Both are names or flags; the hint is as `known` has it.
+
+    Examples
+    --------
+    >>> meant("--batch-size", ["--max-seqs", "--rate", "--cv"])
+    "; did you mean '--max-seqs'?"
+    >>> meant("request_rate", ["load", "rate"])
+    "; did you mean 'rate'?"
+    >>> meant("--rate", ["--load", "--rate-profile"])
+    "; did you mean '--load'?"
+    >>> meant("burstiness", ["max_seqs", "rate", "cv"])
+    "; did you mean 'cv'?"
+    >>> meant("--colour", ["--max-seqs", "--rate", "--cv"])
+    ''
+    """
+    close = nearest(option, known, cutoff=0.8)
+    if close.startswith("; did you mean"):
+        return close
+    names = {flag_of(name.strip("-")): name for name in known}
+    flag = flag_of(option.strip("-").lower())
+    best = ALIASES.get(flag, INSTEAD.get(flag, ""))
+    if best not in names:
+        words = {word for word in flag.split("-") if len(word) > 1}
+        scores = sorted(((_alike(words, name), name) for name in names), reverse=True)
+        (first, best), (second, _) = (*scores, (0.0, ""), (0.0, ""))[:2]
+        if first < 0.5 or first == second:
+            return ""
+    return f"; did you mean {names[best]!r}?"
+
+
+def _alike(words: set[str], flag: str) -> float:
+    """Return the share of the words in an option's name or meaning; words of its name count slightly more."""
+    words_of_name = set(flag.strip("-").split("-"))
+    also = set(MEANT.get(flag, "").split())
+    score = sum(1.1 if w in words_of_name else 1.0 if w in also else 0.0 for w in words)
+    return score / len(words) if words else 0.0
 
 
 def _part(own: Field[Any]) -> type | None:
@@ -241,7 +294,7 @@ class CheckedOptions:
         deeper: dict[tuple[str, ...], dict[str, Any]] = {}
         for name, value in options.items():
             if name not in known and name not in inside:
-                raise unknown(name, known)
+                raise unknown(name, [*known])
             deeper.setdefault(known[name].path if name in known else (), {})[name] = value
         out = replace(self, **deeper.pop((), {}))  # type: ignore[type-var]
         for path, values in deeper.items():

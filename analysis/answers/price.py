@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...devices.catalog import is_path, list_devices, load_device
 from ...devices.spec import DeviceSpec, SystemSpec
+from ...simulator.option import flag_of
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
@@ -110,7 +111,7 @@ def check_prices(scenario: Scenario) -> None:
         amounts(text, option)
     for name in OWNED:
         if scenario.capex is None and getattr(scenario, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "applies to owned devices only; add --capex")
+            raise InputError(flag_of(name), "applies to owned devices only; add --capex")
 
 
 def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:

@@ -12,7 +12,7 @@ from ...devices.hosts.catalog import placed_in
 from ...devices.power.cap import cap_texts, capped_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.option import chosen, options_of
+from ...simulator.option import chosen, flag_of, options_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.training.layout import (
@@ -387,7 +387,7 @@ def _refuse_others(options: Mapping[str, Any]) -> None:
     unset = {placed.name: placed.default for placed in options_of(DeployOptions)}
     for name, value in options.items():
         if name not in TAKEN and value is not None and value != unset.get(name):
-            raise InputError(f"--{name.replace('_', '-')}", "is an option of serving; remove it to train")
+            raise InputError(flag_of(name), "is an option of serving; remove it to train")
 
 
 def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> Mapping[str, str]:

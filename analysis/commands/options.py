@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ...simulator.option import PlacedOption, options_of, placed
+from ...simulator.option import PlacedOption, flag_of, options_of, placed
 from ...simulator.parts.drafts import SpeculationOptions
 from ...simulator.scenario.options import DeployOptions, Workload
 from ...simulator.scenario.scenario import Scenario
@@ -88,7 +88,7 @@ def of_entry(name: str, entry: Entry) -> inspect.Parameter:
         "autocompletion": names_of(entry.get("lists")), "parser": PARSERS.get(kind),
         "rich_help_panel": OPTIONS.get(entry.get("group", ""), entry.get("group")),
     }  # fmt: skip
-    flags = [entry.get("flag", f"--{name.replace('_', '-')}")] if written == "flag" or "flag" in entry else []
+    flags = [entry.get("flag", flag_of(name))] if written == "flag" or "flag" in entry else []
     made = typer.Argument(**info) if entry.get("argument") else typer.Option(*flags, **info)
     kind = list[str] if entry.get("many") else kind
     if entry.get("needed"):

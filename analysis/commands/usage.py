@@ -8,51 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 
+from ...simulator.option import ALIASES, meant
 from ...workloads.errors import nearest, typed_number
-from ...workloads.yamlfile import read_yaml
-
-_LISTED = read_yaml(Path(__file__).parent / "words.yaml")
-ALIASES: dict[str, str] = _LISTED["aliases"]
-INSTEAD: dict[str, str] = _LISTED["instead"]
-MEANT: dict[str, str] = _LISTED["meant"]
-
-
-def meant(option: str, known: Sequence[str]) -> str:
-    """Return a hint at the known option that an unknown one resembles most; empty if no option stands out.
-
-    Examples
-    --------
-    >>> meant("--batch-size", ["--max-seqs", "--rate", "--cv"])
-    "; did you mean '--max-seqs'?"
-    >>> meant("--rate", ["--load", "--rate-profile"])
-    "; did you mean '--load'?"
-    >>> meant("--burstiness", ["--max-seqs", "--rate", "--cv"])
-    "; did you mean '--cv'?"
-    >>> meant("--colour", ["--max-seqs", "--rate", "--cv"])
-    ''
-    """
-    here = ALIASES.get(option, INSTEAD.get(option))
-    if here in known:
-        return f"; did you mean {here!r}?"
-    words = {word for word in option.strip("-").lower().replace("_", "-").split("-") if len(word) > 1}
-    scores = sorted(((_alike(words, name), name) for name in known), reverse=True)
-    best = scores[0] if scores else (0.0, "")
-    if best[0] < 0.5 or (len(scores) > 1 and scores[1][0] == best[0]):
-        return ""
-    return f"; did you mean {best[1]!r}?"
-
-
-def _alike(words: set[str], name: str) -> float:
-    """Return the share of the words in an option's name or meaning; words of its name count slightly more."""
-    words_of_name = set(name.strip("-").split("-"))
-    also = set(MEANT.get(name, "").split())
-    score = sum(1.1 if w in words_of_name else 1.0 if w in also else 0.0 for w in words)
-    return score / len(words) if words else 0.0
 
 
 def translated(arguments: Sequence[str]) -> list[str]:
@@ -114,11 +75,7 @@ def usage_line(error: Any, commands: list[str]) -> str:
         name = message.split("'")[1] if "'" in message else message
         return f"{name!r}: no such command{_known(name, _command(error).partition(' ')[2], commands)}"
     if option and message.startswith("No such option"):
-        close = nearest(option, _options(error), cutoff=0.8)
-        if not close.startswith("; did you mean"):
-            close = meant(option, _options(error))
-        if not close:  # a list of forty helps nobody
-            close = f"; see {_command(error)} --help"
+        close = meant(option, _options(error)) or f"; see {_command(error)} --help"  # a list of forty helps nobody
         return f"{option}: no such option of {_command(error)}{close}"
     if option:
         return f"{option}: {_lower(message)}"

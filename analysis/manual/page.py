@@ -52,7 +52,7 @@ def _commands() -> Iterator[str]:
     leaves = [(name, command, _rows(command)) for name, command in sorted(_leaves(top))]
     users = Counter(row for *_, rows in leaves for row in rows)
     head = ("argument or option", "default", "what it is")
-    of_scenarios = ["--" + name.replace("_", "-") for name in placed(Scenario)]
+    of_scenarios = [p.flag for p in placed(Scenario).values()]
     names = Counter(_named(row) for row, n in users.items() if n > 1)
     shared = {row for row, n in users.items() if n > 2 or (n > 1 and names[_named(row)] == 1)}
     common = (row for row in shared if _named(row) not in of_scenarios)
@@ -121,9 +121,8 @@ def _default(parameter: Any) -> str:
 
 
 def _options() -> Iterator[str]:
-    from ...simulator.option import placed
+    from ...simulator.option import ALIASES, placed
     from ...simulator.scenario.scenario import Scenario
-    from ..commands.usage import ALIASES
 
     yield "## Options of a scenario\n"
     yield (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...simulator.fleet.growing import Growing
+from ...simulator.option import flag_of
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, run_scenario
 from ...simulator.scenario.load import load
@@ -110,7 +111,7 @@ def capacity(
         names = laid_out(names, scenario, search)
     for name in SEARCHED:
         if scenario.option(name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "is varied by the search; remove it")
+            raise InputError(flag_of(name), "is varied by the search; remove it")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
     from_trace = scenario.workload.trace is not None
     requests = scenario.workload.requests or (MOST_OF_TRACE if from_trace else DEFAULT_REQUESTS)

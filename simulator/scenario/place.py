@@ -17,6 +17,7 @@ from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
 from ..frameworks.fusion import kernels_alone
 from ..frameworks.sharing import SHARING
+from ..option import flag_of
 from ..registry import PARTS
 from .options import DeployOptions
 
@@ -62,7 +63,7 @@ def deployed(
     except InputError as error:
         if settings is None:
             raise
-        given = {f"--{n.replace('_', '-')}" for n in SHARING if options.option(n) is not None}
+        given = {flag_of(n) for n in SHARING if options.option(n) is not None}
         raise settings.sharing.blamed(error, given) from None
 
 

@@ -105,6 +105,7 @@ def test_wrong_types_are_input_errors(options: dict[str, object], part: str) -> 
         ({"rate": 5, "requests": 2.0}, "requests"),
         ({"rate": 5, "warmup": True}, "warmup"),
         ({"rate": 5, "sede": 1}, "sede: unknown option; did you mean 'seed'"),
+        ({"concurrency": 5}, "concurrency: unknown option; did you mean 'closed_loop'"),
         ({"rate": 5, "lengths": 3}, "lengths: must be text"),
         ({"rate": 5, "fail": "0@1"}, "fail: must be a list"),
         ({"rate": 5, "seed": None}, "seed"),

@@ -16,12 +16,13 @@ from opbyte import capacity, load_model, load_system, roofline, simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.answers.summary import heading
 from opbyte.analysis.cli import app
-from opbyte.analysis.commands.usage import ALIASES, MEANT, translated
+from opbyte.analysis.commands.usage import translated
 from opbyte.analysis.manual.page import _leaves
 from opbyte.analysis.plots.tradeoffs import _cell, _telling
 from opbyte.analysis.show.console import table_lines
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.checks import doubts
+from opbyte.simulator.option import ALIASES, MEANT
 from opbyte.workloads.catalog import catalog_entry
 from opbyte.workloads.errors import InputError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ....devices.catalog import load_system
 from ....devices.spec import SystemSpec
+from ....simulator.option import flag_of
 from ....simulator.scenario import Scenario
 from ....workloads.errors import CapacityError, InputError
 from ...answers.benchmarks import BENCHMARKS, CURVE, FULL, OFFLINE, SCORERS, SERVER, Benchmark, Score, best_score
@@ -129,7 +130,7 @@ def benchmark(
     rules = BENCHMARKS[name]
     for option in SET_HERE:
         if option in options:
-            raise InputError(f"--{option.replace('_', '-')}", f"is set by {name}")
+            raise InputError(flag_of(option), f"is set by {name}")
     described = load_system(system)
     base = rules.scenario(model, **options)
     jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]

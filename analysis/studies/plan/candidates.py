@@ -22,6 +22,7 @@ from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sglang_file import sglang_drafts
 from ....simulator.frameworks.sharing import SHARING, Sharing
 from ....simulator.frameworks.vllm_file import DRAFTS, drafts_written
+from ....simulator.option import flag_of
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.options import DeployOptions
 from ....workloads.errors import InputError, nearest
@@ -72,7 +73,7 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
         if name not in search:
             continue
         if options[0] not in options_own:
-            flag = f"--{options[0].replace('_', '-')}"
+            flag = flag_of(options[0])
             raise InputError(f"--search {name}", f"needs {flag}, which is tried with and without")
         ways.append([{}, *(_fewer(options_own) if name == "drafts" else [options_own])])
         none: dict[str, Any] = {n: False if x is True else None for n, x in options_own.items()}
@@ -209,7 +210,7 @@ class Candidate:
         written = set(SHARING) | (
             {"speculative", "acceptance"} if {DRAFTS, "speculative_algorithm"} & values.keys() else set()
         )
-        return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in written]
+        return [f"{flag_of(n)} {x}" for n, x in self.extra if n not in written]
 
     def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
         """Return the replicas as a manifest starts them, on nodes of the given number of devices.

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
+from ....simulator.option import flag_of
 from ....simulator.scenario import Scenario
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
@@ -114,7 +115,7 @@ def plan(
         raise InputError(name, "is not supported by plan; use capacity")
     for name in ("system", *SEARCHED):
         if given.get(name) is not None:
-            raise InputError(f"--{name.replace('_', '-')}", "is chosen by the plan; remove it")
+            raise InputError(flag_of(name), "is chosen by the plan; remove it")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
     axes["search"] = read_search(search)
     scenario, axes["choices"] = choices_of(Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"])
@@ -195,7 +196,7 @@ def _values(name: str, given: Any) -> tuple[Any, ...]:
         return ()
     listed = given.split(",") if isinstance(given, str) else given
     listed = [listed] if isinstance(listed, int) else list(listed)
-    flag, out = f"--{name.replace('_', '-')}", []
+    flag, out = flag_of(name), []
     integral = name not in ("dtype", "kv_dtype", "policy")
     for value in listed:
         text = value.strip() if isinstance(value, str) else value

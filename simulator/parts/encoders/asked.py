@@ -11,6 +11,7 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec, with_tower
 from ....workloads.tower import Size, Tower, read_size
 from ...deploy.deployment import Deployment
+from ...option import flag_of
 from ...scenario.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_images(scenario: Scenario) -> None:
     if work.images is None and work.trace is None:
         for name in ("image_size", "encoder_cache_hits"):
             if getattr(work, name) is not None:
-                raise InputError(f"--{name.replace('_', '-')}", "needs --images N (images per request)")
+                raise InputError(flag_of(name), "needs --images N (images per request)")
 
 
 def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:

@@ -10,6 +10,7 @@ from ...deploy.deployment import Deployment
 from ...fleet.pools import KvLink, Pools
 from ...frameworks.settings import EngineSettings
 from ...limits import MAX_REPLICAS
+from ...option import flag_of
 from ...scenario.build import deployment_of
 from ...scenario.links import kv_link
 from ...scenario.scenario import Scenario
@@ -198,7 +199,7 @@ def _side(scenario: Scenario, name: str) -> PoolSide:
     except CapacityError:
         raise
     except InputError as error:  # name the pool's option in the message
-        flags = {f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None}
+        flags = {flag_of(key) for key, value in given.items() if value is not None}
         subjects = str(error.subject).split("/")
         named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in subjects]
         raise InputError("/".join(named), error.reason) from None
