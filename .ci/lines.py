@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 PAPERS = ("analysis/papers", "workloads/layers/published")
 """Code that only single papers use. It counts as product code and has its own budget too."""
-BUDGETS = {"product": 948_708, "papers": 64_670, "tests": 430_324, "files": 732, "docs": 8_950}
+BUDGETS = {"product": 948_705, "papers": 64_670, "tests": 430_570, "files": 732, "docs": 8_950}
 """Nodes of product code, of `PAPERS` and of tests; files of product code; lines of ``docs/*.md``. Raised five times. First from 925,538, 426,100, 953 and
 9,905: engines' limits by version (4,000), errors of deployments (7,000), launches, backlogs, hooks and parts (12,000) came before what they
 replace has gone. Then from 958,500, 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals
@@ -28,7 +28,7 @@ Then from 943,210 and 425,900: transfers that share links max-min fairly (1,230,
 Then from 944,850 and 426,870: capacity with autoscalers and warnings of plans (430, tests 180), SRAM and transfers without the cache's size (100), columns and code of reports (70), clients (30, tests 100), synchronous scheduling of vLLM (80, tests 380, of which 340 are tests that had been cut to pay for the others and are back).
 Then the tests alone from 427,530: tests that random mutants outlived (580), a killed `record` (310), intervals, training, percentiles and two faults of a new fuzz seed (420); types, environments and batches that tests had written again fell by 300.
 Then both: training of the indexers of sparse attention, ops that training runs in 16 bits, and waits of recomputed layers (610, tests 250), what a start line has no key for (tests 40), tokens that `serve` sends (tests 10), layouts that cut blocks of fp8_block weights and SGLang's drafts (250, tests 190), published runs after an earlier one (510, tests 260), start lines of several nodes (200, tests 70), interrupts while a command loads (50, tests 60), cached tokens of each request (120, tests 101), code of checkpoints in start lines (40, tests 65), shipped descriptions read from the cache folder (251, tests 167), limits of prefill workers (22, tests 133), tests that random mutants outlived (tests 303), less tables of tests that are data (tests -1,181), clocks of boards in training (tests 57), graphs of TensorRT-LLM's engine files and launches beside a host's other work (247, tests 208). Then both: intervals of training steps by kind of attention (270, tests 170), padded graphs in start lines of TensorRT-LLM and engines without a version (38, tests 24). Then both: the rated limit of capped boards (30, tests 120), weights that a device cannot multiply (151, tests 145), ties of quick plans by energy, first rows of plans, rooflines in the words of simulations (507, tests 138).
-Then the tests alone: one interval of a step in all commands (99), output folders and cached files after a kill (203)."""
+Then the tests alone: one interval of a step in all commands (99), output folders and cached files after a kill (203), files of sweeps and recordings on a full disk or replaced (246)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
 ENGLISH = {"docs": 18, "messages": 8, "docstrings": 266}

@@ -37,9 +37,11 @@ def partial_copy(folder: str | None) -> Iterator[Callable[[int, RequestOutcome],
     path = Path(folder, f"requests.partial-{time.time_ns()}.jsonl")
 
     def add(row: int, outcome: RequestOutcome) -> None:
-        line = json.dumps({"row": row, **asdict(outcome)}, default=list)
-        with suppress(OSError), path.open("a") as file:  # writing the run's files will fail too
-            file.write(f"{line}\n")
+        line = f"{json.dumps({'row': row, **asdict(outcome)}, default=list)}\n".encode()
+        with suppress(OSError), path.open("ab", 0) as file:  # writing the run's files will fail too
+            end = file.tell()
+            if file.write(line) < len(line):  # the disk is full
+                file.truncate(end)
 
     yield add
     path.unlink(missing_ok=True)
@@ -233,8 +235,9 @@ class Recording(Result):
     @property
     def sent(self) -> list[int]:
         """Return the rows of the sent requests, in the order of sending."""
-        rows = [i for i, o in enumerate(self.outcomes) if o.status != NOT_SENT]
-        return sorted(rows, key=lambda i: (self.outcomes[i].sent_s, i))
+        return sorted(
+            (i for i, o in enumerate(self.outcomes) if o.status != NOT_SENT), key=lambda i: (self.outcomes[i].sent_s, i)
+        )
 
     @property
     def answered(self) -> list[int]:
@@ -301,21 +304,18 @@ class Recording(Result):
         if self.cut:
             left = len(self.outcomes) - len(self.sent)
             out.append(f"cut by {self.cut}: {left:,} of {len(self.outcomes):,} were not sent")
-        failed, examples = self.failed, self.examples
+        failed = self.failed
         for kind, count in list(failed.items())[:MOST_KINDS]:
-            text = examples.get(kind, kind)
-            out.append(f"{count:,} of {len(self.sent):,} requests failed: {text}")
+            out.append(f"{count:,} of {len(self.sent):,} requests failed: {self.examples.get(kind, kind)}")
         if len(failed) > MOST_KINDS:
             rest = sum(list(failed.values())[MOST_KINDS:])
             out.append(f"{rest:,} more failed in {len(failed) - MOST_KINDS:,} other ways: run.json")
-        late = self.lateness()
-        if late is not None and late > LATE_S:
+        if (late := self.lateness() or 0.0) > LATE_S:
             out.append(
                 f"1 of 100 requests was sent {seconds(late)} late or more: this machine is too slow "
                 f"for the trace, or its {self.places:,} places in flight are too few"
             )
-        stall = self.stall()
-        if stall is not None and stall > LATE_S:
+        if (stall := self.stall() or 0.0) > LATE_S:
             out.append(
                 f"this client was busy: 1 of 100 timestamps may be {seconds(stall)} late or more; record "
                 "fewer streams at a time, or on another machine"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ pytest.importorskip("httpx")
 
 from opbyte.analysis.live.play import DeployedAs, RequestOutcome
 from opbyte.analysis.live.record import record
-from opbyte.analysis.live.recording import Recording, kind_of
+from opbyte.analysis.live.recording import Recording, kind_of, partial_copy
 from opbyte.analysis.live.target import PromptSource, ServerTarget, address
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
@@ -153,6 +155,18 @@ def test_a_killed_run_leaves_what_has_ended(trace: Path, tmp_path: Path, start: 
         stamps = [row["sent_s"], *row["chunks"], row["ended_s"]]
         assert stamps == sorted(stamps)
         assert len(row["chunks"]) == (row["output_tokens"] or 0) in (0, 5 + row["row"])
+
+
+def test_a_full_disk_leaves_whole_lines_of_what_has_ended(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with suppress(KeyError), partial_copy(str(tmp_path)) as add:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))
+        for row in range(5):
+            add(row, RequestOutcome())
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        raise KeyError  # so that the copy stays
+    (left,) = tmp_path.iterdir()
+    assert [json.loads(line)["row"] for line in left.read_text().splitlines()] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("options", [("--concurrency", "2"), ("--in-flight", "2")])

@@ -240,6 +240,25 @@ def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
         OutcomeFile(tmp_path)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_no_longer_at_its_path_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """A sweep that ends without a point removes its file, which this one has opened and waits to lock."""
+
+    def late(descriptor: int, path: Path) -> None:
+        monkeypatch.undo()
+        path.rename(tmp_path / "old")
+        if replaced:
+            path.touch()
+
+    monkeypatch.setattr("opbyte.analysis.studies.sweep.outcomes.lock", late)
+    with OutcomeFile(tmp_path) as data:
+        data.keep("a", {}, Outcome({}, None))
+    with OutcomeFile(tmp_path) as data:
+        assert list(data.stored) == ["a"]
+
+
 def test_killed_at_random_moments_the_table_is_the_same(small: tuple[Path, Path], tmp_path: Path, start: Start) -> None:
     """`kill -9` of the sweep alone: its workers end with it, what is stored stays whole."""
     file, plain = small

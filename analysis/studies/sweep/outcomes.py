@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,8 +38,7 @@ class Outcomes(Store[Settings, Outcome]):
         return key_of(point, self.version, self._files)
 
     def holds(self, key: str, point: Settings) -> bool:
-        digests = identity(point, self._files).values()
-        return key in self.stored and not any(d.startswith(UNREADABLE) for d in digests)
+        return key in self.stored and not any(d.startswith(UNREADABLE) for d in identity(point, self._files).values())
 
     def study(self, workers: Workers) -> Study[Settings, Outcome]:
         """Simulations of points."""
@@ -65,12 +65,17 @@ class OutcomeFile(Outcomes):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
-        lock(self._file, self.path)
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            except OSError as error:
+                raise unwritable(self.path, error) from None
+            lock(self._file, self.path)
+            with suppress(FileNotFoundError):
+                if os.path.samefile(self._file, self.path):
+                    break
+            os.close(self._file)  # another process removed or replaced the file before it was locked
         try:
             self._read()
         except BaseException:
@@ -87,9 +92,8 @@ class OutcomeFile(Outcomes):
         os.close(self._file)
 
     def keep(self, key: str, point: Settings, outcome: Outcome) -> None:
-        metrics, error = outcome.metrics, outcome.error
-        line = {"key": key, "code": self.version, "point": dict(point), "metrics": metrics, "error": error}
-        text = (to_json(line) + "\n").encode()
+        row = {"key": key, "code": self.version, "point": dict(point), **asdict(outcome)}
+        text = f"{to_json(row)}\n".encode()
         with suppress(OSError):
             if os.write(self._file, text) == len(text):
                 super().keep(key, point, outcome)
@@ -99,12 +103,10 @@ class OutcomeFile(Outcomes):
     def _read(self) -> None:
         data = self.path.read_bytes()
         end = data.rfind(b"\n") + 1
-        if end < len(data):
-            os.ftruncate(self._file, end)  # the line that a kill cut short
+        os.ftruncate(self._file, end)  # without the line that a kill cut short
         for number, line in enumerate(data[:end].splitlines(), 1):
             try:
                 row = json.loads(line)
                 self.stored[row["key"]] = Outcome(row["metrics"], row["error"])
             except (ValueError, KeyError, TypeError, RecursionError):
-                reason = "is not a result of a sweep; delete the line"
-                raise InputError(f"{self.path}:{number}", reason) from None
+                raise InputError(f"{self.path}:{number}", "is not a result of a sweep; delete the line") from None
