@@ -85,13 +85,13 @@ def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
     lines = []
     if times:
         lines.append(
-            f"NOT LIKE FOR LIKE: times rest for {times}. A part of the differences is one of models, "
-            "not of devices; `--costs roofline` (`costs: roofline` of a sweep) puts GPUs on rooflines too."
+            f"NOT LIKE FOR LIKE: the times are based on different models: {times}. The cost models cause a part of the differences, "
+            "not the devices; `--costs roofline` (`costs: roofline` of a sweep) puts GPUs on rooflines too."
         )
     if energy:
         lines.append(
-            f"NOT LIKE FOR LIKE: energy rests for {energy}. A board's power holds idle cores, clocks, "
-            "regulators and leakage, which energies of operations and bytes leave out."
+            f"NOT LIKE FOR LIKE: the energies are based on different models: {energy}. A board's power includes idle cores, clocks, "
+            "regulators and leakage, which energies of operations and bytes omit."
         )
     return lines
 

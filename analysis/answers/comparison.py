@@ -240,15 +240,15 @@ class SystemComparison(Result):
             out.append(self.layer_rows())
         timed = [row for row in self.table if row.latency_s is not None and not row.reason]
         if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
-            out.append("Parts side by side count in full: they may add up to more than the step.")
+            out.append("Parts that run in parallel count in full: they may add up to more than the step.")
         out += not_like_for_like((r.system, r.bases) for r in timed)
         out += self._served()
         shown = [(r.evidence(), r.system, r.ranges) for r in self.table if r.layout and not r.reason]
         out += evidence_blocks(shown, self.why)
         if self.mean_queue is not None:
             out.append(
-                f"An expert has {show(self.mean_queue)} tokens on average. Below the break-even queue it waits for its "
-                "weights. With `never` its activations always take longer than its arithmetic; in brackets: without them."
+                f"An expert has {show(self.mean_queue)} tokens on average. With fewer than the break-even tokens it waits for its "
+                "weights. `never`: its activations always take longer than its arithmetic; in brackets: weights only."
             )
         return out
 
@@ -257,4 +257,4 @@ class SystemComparison(Result):
         text = "; ".join(
             f"{r.system} {r.layout}, {r.framework or 'no engine'}'s kernels" for r in self.table if r.layout
         )
-        return [f"Laid out: {text} (--framework). One step, so no scheduler."] if text else []
+        return [f"Layouts: {text} (--framework). One step, so no scheduler."] if text else []

@@ -23,7 +23,7 @@ def evidence_rows(evidence: Rows, system: str, ranges: Ranges | None = None) -> 
         outside[family] = outside.get(family, 0.0) + extrapolated.share
     return [
         {
-            "system": system, "family": e["applies_to"], "priced by": e["cost_model"],
+            "system": system, "family": e["applies_to"], "cost model": e["cost_model"],
             "format": e.get("format") or None,
             "basis": e["basis"], "rows": e["rows"] or _elsewhere(e),
             "error": None if e["error"] is None else f"{e['error']:.1%}",
@@ -69,12 +69,12 @@ def evidence_line(evidence: Rows, system: str, ranges: Ranges | None = None) -> 
     --------
     >>> entry = {"basis": "fitted", "rows": 5, "error": 0.1, "applies_to": "GEMM", "assumptions": {}}
     >>> evidence_line([entry, entry | {"basis": "assumed"}], "h100-x1")
-    'h100-x1 rests on 1 fitted, 1 assumed; none out of range.'
+    'h100-x1 is based on cost models: 1 fitted, 1 assumed; none out of range.'
     """
     counts = Counter(e["basis"] for e in evidence)
     text = ", ".join(f"{counts[kind]} {kind}" for kind in (*KINDS, *sorted(set(counts) - {*KINDS})) if counts[kind])
     if ranges is None or not ranges.outside:
-        return f"{system} rests on {text}; none out of range."
+        return f"{system} is based on cost models: {text}; none out of range."
     names = ", ".join(dict.fromkeys(outside.op for outside in ranges.outside[:NAMED]))
     share = f"{100 * ranges.share:.1f} %" if ranges.share > 5e-4 else "under 0.1 %"
-    return f"{system} rests on {text}; OUT OF RANGE {share} of the time: {names}."
+    return f"{system} is based on cost models: {text}; OUT OF RANGE {share} of the time: {names}."

@@ -50,9 +50,9 @@ def chance_text(value: str, chance: float, slow: float) -> str:
     Examples
     --------
     >>> chance_text("25.4", MEDIAN, 1.09)
-    '25.4 at the median of the evidence (steps 1.09 times as long as predicted)'
+    '25.4 at the median prediction error (steps 1.09 times as long as predicted)'
     """
-    what = "at the median of the evidence" if chance == MEDIAN else f"to be {chance:.0%} sure"
+    what = "at the median prediction error" if chance == MEDIAN else f"at {chance:.0%} confidence"
     return f"{value} {what} (steps {slow:.2f} times as long as predicted)"
 
 

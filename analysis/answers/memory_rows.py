@@ -111,8 +111,8 @@ def dram_blocks(rows: Rows) -> Blocks:
     if not rows:
         return []
     shown = [
-        {"on": row["processor"], "reads": row["pattern"], "gets": f"{row['efficiency']:.1%}",
+        {"processor": row["processor"], "access pattern": row["pattern"], "attained": f"{row['efficiency']:.1%}",
          "ops": ", ".join(row["ops"])}
         for row in rows
     ]  # fmt: skip
-    return [f"Of the bandwidth, derived from {rows[0]['memory']} command by command:", shown]
+    return [f"Attained share of the bandwidth, from the DRAM commands of {rows[0]['memory']}:", shown]

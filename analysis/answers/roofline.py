@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 FOOTNOTE = (
-    "Each op as one device runs it, in one of x layers. Ops side by side count in full, so "
+    "FLOP, traffic and time are of one call on one device. Ops that run in parallel count in full, so "
     "shares of the step may add up to more than 100%."
 )
 
@@ -133,11 +133,11 @@ class Roofline(Result):
         return [
             {
                 "op": op.name,
-                "x": op.count,
+                "calls": op.count,
                 "FLOP": si(op.flops, "") if op.flops else None,
                 "traffic": si(op.bytes, "B") if op.bytes else None,
                 "Op/B": op.op_per_byte,
-                "on": op.processor,
+                "runs on": op.processor,
                 "bound": op.bound,
                 "time": seconds(op.seconds),
                 "of step": f"{op.seconds * op.count / self.step_seconds:.1%}",

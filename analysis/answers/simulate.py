@@ -185,7 +185,7 @@ class Simulation(Result):
         longest = next(iter(layer_totals(r)), None)
         if longest is None:
             return text
-        return f"{text} Most of the clock goes to {longest.name} on {longest.processor}."
+        return f"{text} Most of the time is spent in {longest.name} on {longest.processor}."
 
     def sure(self) -> str:
         """Return the uncertainty of the values as one sentence."""

@@ -190,7 +190,7 @@ def comparison_rows(runs: Sequence[Run]) -> Records:
 def where_rows(run: Run) -> Records:
     """Return the time and energy of a run: one row for each op and processor.
 
-    ``clock`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
+    ``of time`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
     share of it in which an average device's processor worked on the op. ``bound`` is its limit for most of that time.
     """
     groups: dict[tuple[str, str], list[OpTotal]] = {}
@@ -212,8 +212,8 @@ def where_rows(run: Run) -> Records:
             rows.append(
                 {
                     "op": op.name if i == 0 else '  "',
-                    "clock": f"{share:.1%}" if i == 0 else None,
-                    "on": op.processor,
+                    "of time": f"{share:.1%}" if i == 0 else None,
+                    "runs on": op.processor,
                     "busy": f"{ratio(op.busy_s, clock * on) or 0:.1%}",
                     "energy": f"{ratio(energy(op), joules) or 0:.1%}",
                     "Op/B": op.op_per_byte,
@@ -222,7 +222,7 @@ def where_rows(run: Run) -> Records:
             )
     if small:
         share, part = (sum(column) for column in zip(*small, strict=True))
-        rows.append({"op": f"{len(small)} more", "clock": f"{share:.1%}", "on": "", "busy": None,
+        rows.append({"op": f"{len(small)} more", "of time": f"{share:.1%}", "runs on": "", "busy": None,
                      "energy": f"{part:.1%}", "Op/B": None, "bound": ""})  # fmt: skip
     return rows
 

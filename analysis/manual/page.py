@@ -208,7 +208,7 @@ def _policy() -> Iterator[str]:
     from ...simulator.engine.policies import Policy
 
     yield "## Keys of a policy\n"
-    yield "As `opbyte show NAME` spells out one of `opbyte list policies`.\n"
+    yield "As `opbyte show ENTRY` prints one of `opbyte list policies`.\n"
     meanings = {"name": "Its name in results."} | attributes(Policy.__doc__ or "")
     rows = ((f"`{f.name}`", meanings[f.name]) for f in fields(Policy))
     yield _table(("key", "what it is"), rows) + "\n"
@@ -303,7 +303,7 @@ def _names() -> Iterator[str]:
     from ..names import LISTS, catalog
 
     yield "## Names\n"
-    yield f"Of {', '.join(NAMED_ELSEWHERE)} see `opbyte list`, and `opbyte show NAME` for one of them.\n"
+    yield f"Of {', '.join(NAMED_ELSEWHERE)} see `opbyte list`, and `opbyte show ENTRY` for one of them.\n"
     yield "### kinds of op\n"
     yield "For `runs` and `excludes` of a processor.\n"
     yield (_table(("kind", "what it is"), ((f"`{k}`", kind.meaning) for k, kind in OP_KINDS.items())) + "\n")

@@ -31,7 +31,7 @@ from .sections import constants_section, sections
 
 MOST_DRAWN = 3000
 """Maximum ops in a plot of steps."""
-SHARES = "Share of the clock by layer and processor, and dynamic energy by path."
+SHARES = "Share of time by layer and processor, and dynamic energy by path."
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
     "device worked on it; energy is its share of the dynamic energy; bound is what took longest."
@@ -114,11 +114,11 @@ def layer_rows(run: Run) -> Records:
     groups = table.groupby(["layer", "processor"], sort=False)[["wall_s", "joules"]].sum()
     clock, joules = (max(float(groups[c].sum()), 1e-30) for c in ("wall_s", "joules"))
     rows = [
-        {"layer": layer, "on": processor, "clock": wall / clock, "energy": spent / joules}
+        {"layer": layer, "runs on": processor, "of time": wall / clock, "energy": spent / joules}
         for (layer, processor), wall, spent in zip(groups.index, groups["wall_s"], groups["joules"], strict=True)
     ]
-    rows.sort(key=lambda row: -row["clock"])
-    return [{**row, "clock": f"{row['clock']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows]
+    rows.sort(key=lambda row: -row["of time"])
+    return [{**row, "of time": f"{row['of time']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows]
 
 
 def _roofline(run: Run, name: str) -> list[Any]:

@@ -179,7 +179,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     assert "experts" in found["verdict"]
     shown = ask(*line)
     assert found["verdict"] in shown.out
-    assert "duplex-gpu-x4 rests on 3 assumed" in shown.out
+    assert "duplex-gpu-x4 is based on cost models: 3 assumed" in shown.out
     one = ask("simulate", "--requests", "4", "--rate", "1", "--input-len", "9", "--output-len", "1", "--json").json()
     assert "time between tokens" not in one["verdict"]
 
@@ -188,7 +188,7 @@ def test_people_see_where_time_went(ask: Ask, write: Write) -> None:
     """Findings 9 and 15 of a trial: whose scheduler and kernels, and evidence in a line."""
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out
-    assert "h100-x1 rests on 5 fitted" in short
+    assert "h100-x1 is based on cost models: 5 fitted" in short
     assert (
         "Served with tp 1, dp 1; vllm on vllm's kernels; at most 1,024 running a rank: vLLM's default on h100" in short
     )
@@ -200,7 +200,7 @@ def test_people_see_where_time_went(ask: Ask, write: Write) -> None:
     shown = ask(*line, "--why").out
     for text in (
         "llama-3-8b on h100-x1: policy vllm", "output tokens per second",
-        "energy per output token", "mean", "p99", "time to first token", "clock", "busy", "Op/B",
+        "energy per output token", "mean", "p99", "time to first token", "of time", "busy", "Op/B",
         "attention_decode", "memory", "family", "in range", "GEMM",
     ):  # fmt: skip
         assert text in shown

@@ -24,13 +24,13 @@ def test_layouts_and_kernels_are_told_and_why_on_request(ask: Ask) -> None:
     """Never in silence: each system's layout, whose kernels, and a line of evidence; with ``--why`` a table."""
     args = ("compare", "mixtral-8x7b", "--systems", "h100-x4,duplex-x4", "--batch", "8")
     short = ask(*args).out
-    assert "Laid out: h100-x4 tp 4, dp 1, ep 4, op-per-byte, vllm's kernels; duplex-x4 tp " in short
+    assert "Layouts: h100-x4 tp 4, dp 1, ep 4, op-per-byte, vllm's kernels; duplex-x4 tp " in short
     assert "no engine's kernels (--framework)" in short
-    assert short.count("rests on") == 2
+    assert short.count("is based on") == 2
     assert short.count("More: --why.") == 1
     long = ask(*args[:3], "h100-x4", "--framework", "vllm", "--why").out
     assert "op-per-byte, vllm's kernels (--framework)." in long
-    assert "rests on" not in long
+    assert "is based on" not in long
     assert "family" in long
     row = ask(*args, "--json").json()["rows"][0]
     assert row["layout"] == "tp 4, dp 1, ep 4, op-per-byte"
@@ -125,7 +125,7 @@ def test_a_model_that_does_not_fit_says_so(ask: Ask) -> None:
     assert "KV cache of 4,000 sequences does not fit" in batch.table[0].reason
     copied = compare("deepseek-v3", ["b200-x8"], batch=64, context=65536, dtype="fp8")  # fits with --dp 8 --tp 1
     assert "try more --dp" in copied.table[0].reason
-    assert copied.rows()[0]["GiB of one copy"] == "901.27 of 1,289.2"  # finding U16: it is of one copy alone
+    assert copied.rows()[0]["GiB per replica"] == "901.27 of 1,289.2"  # finding U16: it is of one copy alone
 
 
 def test_break_even_queues(ask: Ask) -> None:

@@ -144,7 +144,7 @@ def test_what_nobody_has_measured_stands_apart() -> None:
     assert found.winner.system == "h100-x1"
     assert "OUTSIDE THE MEASURED RANGE" in str(found.blocks())
     assert "measurements, OUTSIDE" not in str(found.blocks())  # it contradicted itself
-    assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
+    assert {row["cost model"] for row in found.rows()} == {"not measured", "fitted kernels"}
     drawn = str([text.get_text() for text in found.drawings()[0].figure.findobj(Text)])
     assert "mi325x-x1 (not measured)" in drawn  # finding U22
 
@@ -216,7 +216,7 @@ def test_to_be_sure_takes_no_fewer() -> None:
         assert found.winner is not None
         sizes.append(found.winner.devices)
     assert sizes == sorted(sizes)
-    assert "to be 95% sure" in str(found.blocks())
+    assert "at 95% confidence" in str(found.blocks())
 
 
 @given(

@@ -146,13 +146,13 @@ def test_tables_sort_and_filter(browser: Any, path: Path, run: Simulation) -> No
     rows = layer_rows(run.run)
     table = page.locator("table").filter(has=page.get_by_role("button", name="layer")).last
     assert table.locator("tbody tr").count() == len(rows)
-    header = table.get_by_role("button", name="clock")
+    header = table.get_by_role("button", name="of time")
 
     def shares() -> list[float]:
         cells = table.locator("tbody td:nth-child(3)").all_text_contents()
         return [float(cell.rstrip("%")) for cell in cells]
 
-    expected = sorted(float(row["clock"].rstrip("%")) for row in rows)
+    expected = sorted(float(row["of time"].rstrip("%")) for row in rows)
     header.click()
     assert shares() == expected
     assert table.locator("th[aria-sort=ascending]").count() == 1

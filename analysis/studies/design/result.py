@@ -217,7 +217,7 @@ class DesignAnswer(Result):
                 parts.append(f"{name} {show(estimate.value)} ({show(low)} to {show(high)})")
         text = ", ".join(parts) or "area, power and cost are unknown"
         text += "; 80% intervals of the models, see opbyte design describe"
-        return f"How sure: {text}; {timed_sram(self.best.device, tuned=self.space.tuned)}."
+        return f"Confidence: {text}; {timed_sram(self.best.device, tuned=self.space.tuned)}."
 
     def write(self, folder: OutputFolder) -> None:
         """Also write the best design as a system."""

@@ -188,7 +188,7 @@ class Plan(Result):
         p = searched.chosen
         if p is None:
             names = ("USD/h", "J/token", *(n.replace("_", " ") for n in self.task.level))
-            empty = dict.fromkeys(("layout", self._other, *names, "priced by"))
+            empty = dict.fromkeys(("layout", self._other, *names, "cost model"))
             return {"system": str(searched.name), "devices": "none", **empty}
         c = p.candidate
         return {
@@ -197,7 +197,7 @@ class Plan(Result):
             self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
             "J/token": p.joules_per_token,
             **{n.replace("_", " "): self._ends(p, n) for n in self.task.level},
-            "priced by": priced(p),
+            "cost model": priced(p),
         }  # fmt: skip
 
     @property
@@ -207,7 +207,7 @@ class Plan(Result):
 
     @property
     def _other(self) -> str:
-        return "at the median" if self.task.sure is not None else f"{SURE:.0%} sure"
+        return "at the median" if self.task.sure is not None else f"at {SURE:.0%} confidence"
 
     def _needs(self, point: Point, share: float) -> str:
         """Return the devices that meet the SLO with a given probability."""
@@ -258,7 +258,7 @@ class Plan(Result):
         word = "" if p.measured else ", outside the measured range"
         second = self._second(groups[0])
         then = "" if second is None else f" Next: {said(second)}{times(p, second)}."
-        sure = f"{self._needs(p, self._share)} {self._other}" if self._sure_of(p) else "not known how sure"
+        sure = f"{self._needs(p, self._share)} {self._other}" if self._sure_of(p) else "confidence unknown"
         return f"{said(p)}{word}; {sure}.{then}"
 
     def _limits(self) -> list[str]:
@@ -289,22 +289,22 @@ class Plan(Result):
             return "Start: no engine's start command supports this layout and policy."
         nodes = 1 if c.pools else -(-c.devices // load_system(c.system).device.node_size)
         more = over_nodes(c.policy, c.engine or {}, nodes)
-        more = more and f"\nOn node K (0 to {nodes - 1}) of a copy add: {more}."
-        return f"Start{f', each of {point.started} copies' if point.started > 1 else ''}: {command}{more}"
+        more = more and f"\nOn node K (0 to {nodes - 1}) of a replica add: {more}."
+        return f"Start{f', each of {point.started} replicas' if point.started > 1 else ''}: {command}{more}"
 
     def _sure(self, point: Point) -> str:
         """Return the devices needed for each probability, and the latencies' intervals, as text."""
         sure = self._sure_of(point)
         if self.task.quick:
-            return "How sure: not worked out with --quick."
+            return "Confidence: not computed with --quick."
         if sure is None:
-            return "How sure: unknown, too small a part of the time is based on measurements."
+            return "Confidence: unknown, too small a part of the time is based on measurements."
         copies = ", ".join(
             chance_text(self._needs(point, q), q, sure.slow[q]) for q in sorted(sure.copies)
         )  # fmt: skip
         ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(point, n)}" for n in sure.ends)
         running = f"{point.copies:,} replicas up" if point.spares else f"{point.devices:,}"
-        return f"How sure: devices {copies}; with {running}: {ends}."
+        return f"Confidence: devices needed: {copies}; with {running}: {ends}."
 
     def manifest(self) -> str:
         """Return the manifest that starts all replicas of the best candidate, in the format `emit`.

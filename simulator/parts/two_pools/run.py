@@ -235,7 +235,7 @@ def _busy(pool: int) -> Callable[[Any], Any]:
 
 POOL = (
     Quantity("name", "Name of the pool: prefill or decode.", label="pool"),
-    Quantity("system", "System of one replica.", "deployment.system.name", label="on"),
+    Quantity("system", "System of one replica.", "deployment.system.name", label="system"),
     Quantity("replicas", "Engines of the pool.", label="engines"),
     Quantity("devices", "Devices of the pool.", label="devices"),
     Quantity("policy", "Batching policy of the pool.", "policy.name"),
