@@ -43,8 +43,13 @@ class Comparison(Several):
         for simulation in self.runs:
             text = f"{heading(simulation.run)}. {window_text(simulation.run.window)}"
             out += [text, where_rows(simulation.run)]
-        rests = [evidence_line(*r.rests_on()) for r in self.runs]
-        return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
+        return [
+            *out,
+            self.rows(),
+            self.verdict(),
+            *(evidence_line(*r.rests_on()) for r in self.runs),
+            took(self.timing()["wall_s"]),
+        ]
 
     def report_title(self) -> str:
         systems = " and ".join(r.run.deployment.system.name for r in self.runs)
