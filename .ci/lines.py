@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 PAPERS = ("analysis/papers", "workloads/layers/published")
 """Code that only single papers use. It counts as product code and has its own budget too."""
-BUDGETS = {"product": 948_705, "papers": 64_670, "tests": 430_570, "files": 732, "docs": 8_950}
+BUDGETS = {"product": 948_596, "papers": 64_670, "tests": 430_570, "files": 724, "docs": 8_948}
 """Nodes of product code, of `PAPERS` and of tests; files of product code; lines of ``docs/*.md``. Raised five times. First from 925,538, 426,100, 953 and
 9,905: engines' limits by version (4,000), errors of deployments (7,000), launches, backlogs, hooks and parts (12,000) came before what they
 replace has gone. Then from 958,500, 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals
@@ -31,7 +31,7 @@ Then both: training of the indexers of sparse attention, ops that training runs 
 Then the tests alone: one interval of a step in all commands (99), output folders and cached files after a kill (203), files of sweeps and recordings on a full disk or replaced (246)."""
 GOALS = {"product": 830_000, "tests": 385_000, "files": 700, "docs": 9_000}
 """What this round of simplification aims for."""
-ENGLISH = {"docs": 18, "messages": 8, "docstrings": 259}
+ENGLISH = {"docs": 18, "messages": 8, "docstrings": 258}
 """Hits of the patterns of `english.txt`, at most."""
 
 

@@ -143,8 +143,7 @@ def _spaces() -> Records:
 def _metrics() -> Records:
     from ..simulator.quantity import meanings
     from ..workloads.latencies import latency_of
-    from .answers.part_answers import with_columns
-    from .answers.quantities import RUN_QUANTITIES
+    from .answers.part_answers import RUN_QUANTITIES, with_columns
     from .answers.summary import LATENCIES
     from .studies.sweep.point import DERIVED, METRICS
 

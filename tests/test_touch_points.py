@@ -21,7 +21,7 @@ Change = tuple[str, ...]
 """What stands once in a file, and what stands there then; "" for a new file. More such pairs may follow."""
 
 QUANTITY: Mapping[str, Change] = {
-    "analysis/answers/quantities.py": (
+    "analysis/answers/part_answers.py": (
         "COUNTS = (\n",
         'COUNTS = (\n    Quantity("toys", "Twice the steps [1].", lambda r: 2 * r.iterations, label="toys", column=True),\n',
     )
@@ -185,7 +185,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]
 @pytest.mark.parametrize(
     ("changes", "row", "places"),
     [
-        (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
+        (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/part_answers.py`"),
         (COMMAND, "a command", r"in `analysis/`, its entry in `analysis/commands/commands.yaml`"),
         (POLICY, "a batching policy", r"one entry or one function in `simulator/engine/policies.py`"),
         (OP_KIND, "a kind of op", r"one row in `workloads/ops.csv`, and the layer kind"),

@@ -19,8 +19,7 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
-from .break_even import break_evens, routed_part
-from .comparison import SystemComparison, SystemRow
+from .comparison import SystemComparison, SystemRow, break_evens, routed_part
 from .error_factors import Conditions, engine_named
 from .interval import Interval, step_interval
 from .one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost, step_on

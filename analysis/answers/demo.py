@@ -10,8 +10,8 @@ from ...simulator.results.progress import Progress
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ..show.text import Blocks, Records, Rows
-from .evidence_table import evidence_line
-from .several import Several
+from .evidence import evidence_line
+from .seeds import Several
 from .simulate import layer_totals, simulate
 from .summary import comparison_rows, flat, heading, took, where_rows, window_text
 

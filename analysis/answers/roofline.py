@@ -26,14 +26,12 @@ from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show, si
 from ..show.timeline import write_bars
 from .error_factors import Conditions, engine_named
-from .evidence import evidence
-from .evidence_table import evidence_blocks
+from .evidence import evidence, evidence_blocks
 from .interval import Interval, interval_dict, spoken, step_interval
 from .memory_rows import dram_blocks, dram_rows
-from .op_rows import OpRow, merged
 from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
-from .roofs import formats, roof_name, roof_rows, roofs
+from .roofs import OpRow, formats, merged, roof_name, roof_rows, roofs
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of

@@ -1,4 +1,4 @@
-"""Results of one scenario over several seeds: means and confidence intervals (``opbyte simulate --seeds``)."""
+"""Results of several simulations: one scenario over several seeds, with means and confidence intervals (``opbyte simulate --seeds``)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,39 @@ from ...simulator.scenario import Scenario
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..show.result import Drawing, Result
 from ..show.text import Blocks, Rows, seconds, show
-from .evidence_table import evidence_line
-from .several import Several
-from .simulate import simulate
+from .evidence import evidence_line
+from .simulate import Simulation, simulate
 from .summary import LATENCIES, flat, heading
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import ScenarioKeywords
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Result):
+    """Several simulations in one result."""
+
+    FILE = "summary.json"
+
+    runs: tuple[Simulation, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of all runs without duplicates."""
+        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Return the plots of every run, in order."""
+        return [drawing for run in self.runs for drawing in run.drawings()]
+
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
+
 
 MAX_SEEDS = 1000
 

@@ -25,17 +25,13 @@ from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
 from .apart import apart_evidence
 from .autoscale import replicas_drawn, start_up_evidence
-from .carbon import carbon_of, carbon_text
-from .coverage import coverage, coverage_blocks
 from .error_factors import engine_of_scenario
-from .evidence import link_evidence
-from .evidence_table import Known, evidence_blocks
+from .evidence import Known, evidence_blocks, link_evidence
 from .groups import play_groups
 from .interval import Interval, interval_dict, power_interval, spoken
-from .part_answers import blocks_of, columns_of, entries_after, text_of
-from .price import check_prices, costs_of
-from .quantities import COUNTS, LENGTHS, RATES, STATE
-from .ranges import Ranges, ranges_of_run
+from .part_answers import COUNTS, LENGTHS, RATES, STATE, blocks_of, columns_of, entries_after, text_of
+from .price import carbon_of, carbon_text, check_prices, costs_of
+from .ranges import Ranges, coverage, coverage_blocks, ranges_of_run
 from .replayed import replayed
 from .run_interval import RunIntervals, run_intervals
 from .run_steps import Steps, read_window, steps_seen

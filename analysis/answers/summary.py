@@ -11,8 +11,7 @@ from ...devices.device import Processor
 from ...simulator.quantity import ratio
 from ...workloads.latencies import MEASURES, QUANTILES
 from ..show.text import Records, seconds, show
-from .part_answers import text_of
-from .quantities import RUN_QUANTITIES, labelled
+from .part_answers import RUN_QUANTITIES, labelled, text_of
 
 if TYPE_CHECKING:
     from ...simulator.deploy.deployment import Deployment

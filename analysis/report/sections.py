@@ -8,8 +8,7 @@ from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...workloads.specfile import to_si
-from ..answers.evidence import evidence, used_sources
-from ..answers.evidence_table import evidence_rows
+from ..answers.evidence import evidence, evidence_rows, used_sources
 from ..show.result import ReportSection, Rests, Result
 from ..show.text import Records, show
 

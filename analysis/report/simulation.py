@@ -14,8 +14,7 @@ from ...simulator.results.record import OpTotal, Run
 from ...workloads.textfile import digest_of
 from ..answers.autoscale import replicas_drawn
 from ..answers.demo import Comparison
-from ..answers.evidence import used_sources
-from ..answers.evidence_table import evidence_rows
+from ..answers.evidence import evidence_rows, used_sources
 from ..answers.inspect import inspect
 from ..answers.part_answers import blocks_of
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...devices.catalog import describe_system
-from ..answers.evidence import evidence, used_sources
-from ..answers.evidence_table import evidence_rows
+from ..answers.evidence import evidence, evidence_rows, used_sources
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.train import Training

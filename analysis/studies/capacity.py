@@ -25,8 +25,7 @@ from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.identity import identity
 from ..answers.interval import LEVEL, MEDIAN, SURE, Interval
-from ..answers.limits import Limit, limit_of
-from ..answers.pools import pool_limit
+from ..answers.limits import Limit, limit_of, pool_limit
 from ..answers.price import costs_of, worth_of
 from ..answers.replayed import dilates
 from ..answers.run_interval import RunIntervals

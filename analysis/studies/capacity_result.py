@@ -10,7 +10,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.results.steady import Window
 from ...workloads.latencies import column_of
 from ..answers.bases import NONE, Bases, not_like_for_like
-from ..answers.evidence_table import evidence_blocks
+from ..answers.evidence import evidence_blocks
 from ..answers.interval import LEVEL, Interval, chance_text, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.price import WORTH

@@ -29,7 +29,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.agents import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
-from ..answers.coverage import coverage
+from ..answers.ranges import coverage
 from ..answers.run_interval import RunIntervals, run_intervals
 from ..show.text import Records
 from .check import RunCheck

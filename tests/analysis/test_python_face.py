@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import opbyte
 import opbyte.analysis
-from opbyte.analysis.answers.several import Several
+from opbyte.analysis.answers.seeds import Several
 from opbyte.analysis.commands.app import names
 from opbyte.analysis.manual import keywords
 from opbyte.analysis.names import LISTS, catalog

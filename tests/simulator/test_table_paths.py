@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.answers.coverage import coverage
+from opbyte.analysis.answers.ranges import coverage
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.engine.policies import make_policy

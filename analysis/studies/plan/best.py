@@ -24,8 +24,7 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestBlock
-from ...answers.limits import limit_of
-from ...answers.pools import pool_limit
+from ...answers.limits import limit_of, pool_limit
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, check_blocks, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, Value

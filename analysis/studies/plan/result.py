@@ -12,7 +12,7 @@ from ....simulator.frameworks.launch import over_nodes
 from ....simulator.frameworks.manifests import manifest
 from ....workloads.errors import InputError
 from ...answers.bases import not_like_for_like
-from ...answers.evidence_table import evidence_blocks
+from ...answers.evidence import evidence_blocks
 from ...answers.interval import LEVEL, MEDIAN, SURE, chance_text
 from ...answers.price import WORTH, prices_text
 from ...show.output import OutputFolder

@@ -20,9 +20,8 @@ from ....simulator.results.record import Run
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.build import Made, deployment_of, run_scenario
 from ...answers.bases import bases_of
-from ...answers.carbon import gco2
 from ...answers.interval import LEVEL, MEDIAN, SURE
-from ...answers.price import costs_of, worth_of
+from ...answers.price import costs_of, gco2, worth_of
 from ...answers.simulate import intervals_of, simulation_of
 from ...answers.started import room_of
 from ..backlog import FullRate, full_rate, least_rate, sampled

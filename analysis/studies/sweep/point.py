@@ -17,11 +17,9 @@ from ....simulator.scenario.scenario import Scenario
 from ....workloads.errors import InputError, nearest
 from ....workloads.latencies import QUANTILES, Names
 from ...answers.bases import bases_of
-from ...answers.carbon import gco2
 from ...answers.identity import POOLS
-from ...answers.part_answers import columns_of, with_columns
-from ...answers.price import costs_of
-from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure
+from ...answers.part_answers import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure, columns_of, with_columns
+from ...answers.price import costs_of, gco2
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES

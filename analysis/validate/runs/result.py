@@ -12,9 +12,9 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
-from ...answers.coverage import coverage_blocks
 from ...answers.error_factors import Widths, fitted_widths
 from ...answers.interval import LEVEL
+from ...answers.ranges import coverage_blocks
 from ...parallel import OnProgress
 from ...show.kept import NOTHING, Kept
 from ...show.output import SIGNIFICANT, OutputFolder
