@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...devices.power.cap import capped_system
-from ...devices.published.pipeline import PIPELINE, stream_s
+from ...devices.published import PIPELINE, stream_s
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.engine.kv import kv_rules, sequence_bytes

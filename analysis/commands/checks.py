@@ -47,8 +47,7 @@ def _shared(
     result: Calibration, date: str | None, progress: Callable[[str], None] | None, kept: Kept
 ) -> dict[str, str]:
     """Return the files of the sets that devices share, and of their report."""
-    from ..validate.calibrate import stamp
-    from ..validate.calibration_report import set_report
+    from ..validate.calibrate import set_report, stamp
     from ..validate.kernel_sets import fit_sets
 
     fitted = fit_sets(result.measured, stamp(date), progress, kept)

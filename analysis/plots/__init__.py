@@ -12,11 +12,10 @@ from .breakdowns import breakdown
 from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency, throughput_pace
-from .measured import replays, serving
 from .rooflines import roofline
 from .timelines import replicas_over_time, timeline
 from .tradeoffs import trade_off
-from .validation import kernel_errors, roofline_fractions
+from .validation import kernel_errors, replays, roofline_fractions, serving
 
 __all__ = [
     "Picture", "breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch",

@@ -18,11 +18,10 @@ from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import F8, Family
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entries, list_sets, load_layer_set, representative
-from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
+from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, QUANTITIES, from_op, split_layers
 from ...devices.calibrated.set_fit import AskedSteps, SetFit
 from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
-from ...devices.calibrated.streamed import QUANTITIES, from_op
 from ...devices.calibrated.terms import COLD
 from ...devices.catalog import load_device
 from ...devices.device import build_device

@@ -14,7 +14,7 @@ from ...workloads.jit import compiled_part
 from ...workloads.jit_address import reader
 from ...workloads.records import Records, reals
 from ..cost import MEMORY
-from . import attention_decode, attention_prefill, mla, moe, streamed
+from . import attention_decode, attention_prefill, layer_kernels, mla, moe
 from .family import F8
 from .layer_kernels import LAYER_FAMILIES
 from .terms import price
@@ -57,7 +57,7 @@ decode_parameters, decode_call = _readers(attention_decode)
 prefill_parameters, prefill_call = _readers(attention_prefill)
 mla_parameters, mla_call = _readers(mla)
 moe_parameters, moe_call = _readers(moe)
-streamed_parameters, streamed_call = _readers(streamed)
+streamed_parameters, streamed_call = _readers(layer_kernels)
 
 
 @compiled_part
@@ -96,9 +96,9 @@ def mla_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> 
 def streamed_price(parameters: F8, hardware: Records, inputs: F8, chunks: Chunks) -> Price:
     """Return the cost of a kernel of `layer_kernels` at its sums."""
     x = streamed_call(inputs)
-    if not streamed.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
+    if not layer_kernels.at_sums(x, chunks.batch, chunks.tokens, chunks.pairs, chunks.keys):
         return 0.0, MEMORY
-    return price(streamed.parts(streamed_parameters(parameters), hardware, x), streamed.work(x), hardware)
+    return price(layer_kernels.parts(streamed_parameters(parameters), hardware, x), layer_kernels.work(x), hardware)
 
 
 @compiled_part

@@ -62,7 +62,7 @@ class Kernels(NamedTuple):
     """Cost rows that are not rooflines: N = S+X rows as in `lowering.LoweredModel`, P processors, G grids."""
 
     tables: int | None  # number of measured grids; None if no kernel tables are in use
-    streamed: int | None  # number of rows with the formula `calibrated.streamed`; None if there are none
+    streamed: int | None  # number of rows with the formula `calibrated.layer_kernels`; None if there are none
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound of every curve at counts 0, 1, 2, ...
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities of the op and experts of a token
@@ -187,7 +187,7 @@ def formula_price(kernels: Kernels, slot: int, processor: int, moments: F8) -> P
 
 @compiled_given("kernels.streamed", otherwise=lambda kernels, parameters, s, p, chunks: (0.0, 0))
 def flowing(kernels: Kernels, parameters: F8, slot: int, processor: int, chunks: Chunks) -> Price:
-    """Return the cost of an op with the formula `calibrated.streamed`; compiled only for plans that use it."""
+    """Return the cost of an op with the formula `calibrated.layer_kernels`; compiled only for plans that use it."""
     x = kernels.formulas[slot, processor, 1]
     return streamed_price(parameters, kernels.h[processor], x, chunks)
 

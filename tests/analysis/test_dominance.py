@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from opbyte.analysis.validate.dominance import BATCHES, MODELS, OTHER, Step, StepSweep, products, sweep
+from opbyte.analysis.validate.kernel_sets import BATCHES, MODELS, OTHER, Step, StepSweep, products, sweep
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, MEASURED, TYPICAL, shared_parameters

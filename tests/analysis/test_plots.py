@@ -37,9 +37,9 @@ from opbyte.analysis.plots import (
 from opbyte.analysis.plots.labels import LabelledPoint, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.looks import hover_of
-from opbyte.analysis.plots.measured import replays
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
+from opbyte.analysis.plots.validation import replays
 from opbyte.analysis.studies.front import front
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy

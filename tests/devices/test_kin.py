@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate.dominance import products
+from opbyte.analysis.validate.kernel_sets import products
 from opbyte.devices.calibrated.calibrate import by_device
 from opbyte.devices.calibrated.collectives import KINDS
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import C_32, C_INT8, INPUT_BYTES, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import LABELS, LINKS, TYPICAL, kindred, layer_parameters, shared_parameters
-from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
-from opbyte.devices.calibrated.streamed import QUANTITIES
+from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, QUANTITIES, split_layers
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.workloads.kernel_tables import read_tables
 

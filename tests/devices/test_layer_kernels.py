@@ -16,8 +16,7 @@ from opbyte.devices.calibrated.calibrate import by_device
 from opbyte.devices.calibrated.family import MAX_PARAMETERS
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import layer_parameters, load_layer_set
-from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
-from opbyte.devices.calibrated.streamed import QUANTITIES
+from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, QUANTITIES, split_layers
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.workloads.kernel_tables import read_tables

@@ -22,8 +22,7 @@ from opbyte.devices.checks import doubts
 from opbyte.devices.device import build_device
 from opbyte.devices.dram.spec import load_memory
 from opbyte.devices.kinds import check_rows
-from opbyte.devices.published.pipeline import PipelineEngine, stream_s
-from opbyte.devices.published.streams import StreamEngine
+from opbyte.devices.published import PipelineEngine, StreamEngine, stream_s
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.layers import Attention, FeedForward, Run

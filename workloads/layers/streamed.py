@@ -1,7 +1,7 @@
 """Streaming ops: their work is a linear function of four sums over a batch, with constant rates.
 
 Indexers, sparse attention, scans and recurrences differ in what a pair, a key, a token and a sequence
-cost; how long a device takes for that is one formula (`devices.calibrated.streamed`).
+cost; how long a device takes for that is one formula (`devices.calibrated.layer_kernels`).
 
 Hyper-connections: several residual streams, mixed before and after every part (mHC, DeepSeek-V4).
 

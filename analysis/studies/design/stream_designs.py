@@ -17,7 +17,7 @@ from ....devices.catalog import load_device
 from ....devices.dram.access import share_of_pins
 from ....devices.dram.layout import DataLayout
 from ....devices.dram.spec import load_memory
-from ....devices.published.streams import StreamEngine
+from ....devices.published import StreamEngine
 from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.deploy.deployment import deploy
 from ....simulator.step.explicit import PlacedOp, explicit_stage

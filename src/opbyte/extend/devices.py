@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from opbyte.devices.dram.spec import DramSpec as DramSpec
     from opbyte.devices.dram.spec import load_memory as load_memory
     from opbyte.devices.link import LinkModel as LinkModel
-    from opbyte.devices.published.pipeline import PipelineEngine as PipelineEngine
-    from opbyte.devices.published.pipeline import stream_s as stream_s
-    from opbyte.devices.published.streams import StreamEngine as StreamEngine
+    from opbyte.devices.published import PipelineEngine as PipelineEngine
+    from opbyte.devices.published import StreamEngine as StreamEngine
+    from opbyte.devices.published import stream_s as stream_s
     from opbyte.devices.spec import DeviceSpec as DeviceSpec
     from opbyte.devices.spec import SystemSpec as SystemSpec
 
