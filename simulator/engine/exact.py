@@ -18,10 +18,9 @@ from ...workloads.jit import compiled_code, compiled_part, int64
 from ...workloads.jit_address import by_address
 from ...workloads.records import named, records
 from . import hooks, plain
-from .clients import next_arrival, take
 from .kv import KvRules
 from .policies import Limits
-from .queues import queue_request
+from .queues import next_arrival, queue_request, take
 from .state import LogColumn, State, Status
 
 I8 = npt.NDArray[np.int64]

@@ -15,12 +15,12 @@ from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..step.timed import joules_of
 from . import hooks
 from .allocation import allocate, drop_late
-from .clients import complete, release
 from .fast_forward import count_steps, fast_forward, fast_forward_limit, last_start, record_gap, same_plan, stamp
 from .host import most_tokens, with_host_delay
 from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
+from .queues import complete, release
 from .state import NUM_LOG, LogColumn, State, Status
 
 

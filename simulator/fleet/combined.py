@@ -1,4 +1,4 @@
-"""The parts of a run: which are active, the states that they build, and refusals of those that cannot be combined."""
+"""The parts of a run: their interface, which are active, the states that they build, and refusals of those that cannot be combined."""
 
 from __future__ import annotations
 
@@ -14,6 +14,25 @@ from ..option import PartOptions
 from ..part import Combination
 from ..registry import PARTS, check_parts, parts_of
 from .pools import Pools
+
+
+class RunPart:
+    """Part of one run, created by the part's hook ``run`` for the driver.
+
+    Attributes
+    ----------
+    failures : int
+        Nodes that it has let fail.
+    """
+
+    failures: int = 0
+
+    def start(self, seed: int) -> None:
+        """Schedule the part's initial events at time 0 (`Clock.call_at`)."""
+
+    def left(self) -> dict[str, Any]:
+        """Return the fields of `RunState` that this part has counted."""
+        return {}
 
 
 def check_run(

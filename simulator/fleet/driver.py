@@ -1,6 +1,6 @@
 """The driver of engines: one replica or a fleet.
 
-Compiled code processes one queue of events (`clock`): arrivals (`arrivals`), sessions, closed loops, the library's
+Compiled code processes one queue of events (`clock`): arrivals (`assigner`), sessions, closed loops, the library's
 routers, KV transfers between two pools. User-defined and rare events run in Python: a router's rule, failures,
 autoscalers, stages of requests (`assigner`).
 """
@@ -24,11 +24,10 @@ from ..registry import PARTS, all_hooks, hooks_by_name
 from ..results.progress import Progress, now_and_then
 from ..results.steps import check_steps
 from ..results.table import RequestTable
-from .arrivals import Arrivals, check_kept
-from .assigner import Assigner
+from .assigner import Arrivals, Assigner, check_kept
 from .assignment import CHOOSE, GIVE, LOST, ROOM, FleetRules
 from .clock import Clock
-from .combined import check_run, decoding, scaled_by, states_of, swapped_by
+from .combined import RunPart, check_run, decoding, scaled_by, states_of, swapped_by
 from .draining import Drain, Drained
 from .events import BLOCK, CALL, LEAVE, NOTE, PASS, run_events
 from .groups import OPTION as GROUPS
@@ -36,7 +35,6 @@ from .groups import Cut
 from .nodes import Node
 from .pools import Fleet, Moves, Pools
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
-from .run_part import RunPart
 from .run_state import RunState
 
 MOST_LOGGED = 1 << 14

@@ -15,10 +15,10 @@ from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.calibrated.terms import F8, Parts, Work, floored
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.engine.clients import release
 from opbyte.simulator.engine.hooks import NONE
 from opbyte.simulator.engine.kv import KvRules
 from opbyte.simulator.engine.policies import POLICIES, Limits
+from opbyte.simulator.engine.queues import release
 from opbyte.simulator.engine.state import State, grown, new_state
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.launches import NO_LAUNCHES

@@ -43,7 +43,7 @@ DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
 MAX_REQUESTS = 1_000_000_000
-"""Largest number of requests; a simulation that stores all its requests accepts fewer, see `fleet.arrivals`."""
+"""Largest number of requests; a simulation that stores all its requests accepts fewer, see `fleet.assigner`."""
 
 T = TypeVar("T")
 Step = Callable[[Iterable[Rows]], Iterator[Rows]]

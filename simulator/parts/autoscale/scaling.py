@@ -20,10 +20,10 @@ from ....workloads.errors import InputError
 from ...engine.state import F8
 from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
+from ...fleet.combined import RunPart
 from ...fleet.driver import Driver
 from ...fleet.nodes import Node
 from ...fleet.pools import Fleet
-from ...fleet.run_part import RunPart
 from ...results.table import RequestTable
 from ...scenario.scenario import Scenario
 from ..experts_apart.holders import devices_apart, devices_of

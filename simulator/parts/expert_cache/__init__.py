@@ -41,9 +41,9 @@ PARTS = (
         options=ExpertCacheOptions,
         scope="deployment",
         hooks={
-            "value": "deployed:store_asked",
-            "configure": "deployed:checked_store",
-            "elsewhere_bytes": "deployed:elsewhere_bytes",
+            "value": "use:store_asked",
+            "configure": "use:checked_store",
+            "elsewhere_bytes": "use:elsewhere_bytes",
             "lower": "fetch:with_cache",
             "engine": "fetch:EngineCaches",
             "waits": "fetched:fetch_in_step",

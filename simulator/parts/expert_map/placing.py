@@ -1,16 +1,21 @@
-"""How experts are placed, as options say, and the maps of a model's layers."""
+"""Placement of experts from options: the maps of a model's layers, and the deployment with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ....devices.spec import SystemSpec
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError, nearest, reason_of
+from ....workloads.model import ModelSpec
 from ...deploy.expert_maps import DISPATCHES, EMPTY, F8, I8, Dispatch, ExpertMap, Sites, check_dispatch, dispatch
+from ...deploy.expert_parts import ExpertPart, sites_of
+from ...deploy.layout import Layout
 from .policies import MAP_POLICIES
 
 FILE = "file"
@@ -171,3 +176,47 @@ def read_maps(path: Path) -> tuple[I8, ...]:
 def _filled(held: Sequence[Sequence[int]], slots: int) -> I8:
     """Experts of every group as an array, what is left over `EMPTY`."""
     return np.array([[*row, *[EMPTY] * (slots - len(row))] for row in held], dtype=np.int64)
+
+
+def placing_asked(_: object, said: Callable[[str], Any]) -> ExpertPlacing | None:
+    """A placement of experts as options or an engine's file say."""
+    return expert_placing(said("expert_placement"), said("redundant_experts"), said("expert_dispatch"))
+
+
+def checked_placing(placing: ExpertPlacing, model: ModelSpec, system: SystemSpec, layout: Layout) -> ExpertPlacing:
+    """Refuse a placement of experts where there are none to place.
+
+    Raises
+    ------
+    InputError
+    """
+    where = "--expert-placement"
+    if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
+        raise InputError(where, f"{model.name} has no experts that can be distributed over devices; remove the option")
+    if system.mapping.separate:
+        reason = "cannot be combined with a system whose processors are separate devices"
+        raise InputError(where, f"{reason}, as on {system.name}")
+    if layout.gather and placing.dispatch != "any":
+        reason = "must be any here: the ranks gather all tokens, so every copy of an expert receives them"
+        raise InputError("--expert-dispatch", reason)
+    return placing
+
+
+def copies_of(placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Callable[[int], int]:
+    """Return the additional experts of a device, from the experts of a layer."""
+    return lambda experts: placing.copies(experts, layout.dealt(experts)[0], system.name)
+
+
+def place_experts(
+    placing: ExpertPlacing, parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec
+) -> tuple[ExpertPart, ...]:
+    """Give every part whose experts spread its map, made from the router's long-run popularity."""
+    out, layer = [], 0
+    for part in parts:
+        if part.spec.routed.spreads:
+            sites = sites_of(part, placing, layout, system)
+            loads = part.router.inclusion[part.row]
+            part = replace(part, placed=placing.placed(loads, sites, layer))
+        layer += part.layers
+        out.append(part)
+    return tuple(out)

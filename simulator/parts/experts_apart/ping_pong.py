@@ -20,12 +20,11 @@ from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, LoweredModel, Slots, lower
 from ...step.step_totals import StepTotals, new_step_totals, spent
 from ...step.unequal import graph_batch
-from ..overlap.arrays import Streams, streams_of
+from ..overlap.arrays import Streams, Workspace, streams_of
 from ..overlap.chunking import micro_moments
 from ..overlap.compiled import add_lane, clear, price_range
 from ..overlap.maxplus import makespan
 from ..overlap.splitting import deal_loads
-from ..overlap.workspace import Workspace
 from .side import NUM_STREAMS, Aside, Beside, Worker, beside_of
 
 _batch_tokens = compiled_part(batch_tokens)

@@ -16,10 +16,10 @@ from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, typed_number
 from ...fleet.assigner import Assigner
 from ...fleet.clock import Clock
+from ...fleet.combined import RunPart
 from ...fleet.driver import Driver
 from ...fleet.nodes import Node
 from ...fleet.pools import Fleet
-from ...fleet.run_part import RunPart
 from ...limits import MIN_MTBF_S
 from ...results.table import RequestTable
 from ...scenario.scenario import Scenario

@@ -39,7 +39,7 @@ PARTS = (
             "shared": "run:common_of",
             "engine": "run:of_engine",
             "collect": "run:tiers_left",
-            "figures": "figures:FIGURES",
+            "figures": "run:FIGURES",
         },
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),

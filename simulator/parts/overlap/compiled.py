@@ -21,13 +21,12 @@ from ...step.experts import book_part, clear_share, groups_seconds, on_slots
 from ...step.lowering import F8, LoweredModel, Role, Slots
 from ...step.step_totals import StepTotals
 from ...step.unequal import graph_batch
-from .arrays import Streams, streams_of
+from .arrays import Streams, Workspace, streams_of, with_lanes
 from .chunking import ChunkSize, chunk_tokens, even_halves, half_moments
 from .gates import GateRule, halved
 from .maxplus import chunked, makespan
 from .splitting import split_loads
 from .tracks import WayKind
-from .workspace import Workspace, with_lanes
 
 SURELY = 1.0 + 1e-12
 """Factor above rounding: sums of one step that are added in another order differ by less."""

@@ -7,9 +7,8 @@ track of the whole batch begins when the previous tracks of all chunks have ende
 from __future__ import annotations
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
-from .arrays import Streams
+from .arrays import RING, Streams, Workspace
 from .tracks import WayKind
-from .workspace import RING, Workspace
 
 NEAR = 1e-13
 """Relative tolerance of a stage's time: shifts of times that differ by less count as equal."""

@@ -23,13 +23,12 @@ from ....workloads.jit_address import by_address
 from ....workloads.records import Records, named, records
 from ...engine import hooks
 from ...engine.allocation import found_again, free_request
-from ...engine.clients import complete
 from ...engine.fast_forward import record_gap, stamp
 from ...engine.host import most_tokens, starting, with_host_delay
 from ...engine.kv import KvRules
 from ...engine.plain import end_step, plan_ranks, planned_tokens, write_log
 from ...engine.policies import Limits
-from ...engine.queues import unqueue
+from ...engine.queues import complete, unqueue
 from ...engine.state import F8, GO, I8, State, Status
 from ...step.timed import cost_step
 

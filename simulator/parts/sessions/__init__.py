@@ -13,6 +13,6 @@ PARTS = (
         page="serving",
         tests=("simulator/test_sessions", "simulator/test_agents"),
         asked=lambda a: getattr(a.first, "turns", None) is not None and "sessions",
-        also=("fleet/events", "fleet/arrivals"),
+        also=("fleet/events", "fleet/assigner"),
     ),
 )

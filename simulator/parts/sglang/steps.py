@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...engine import hooks
-from ...engine.clients import complete
 from ...engine.exact import copy_lists
 from ...engine.fast_forward import record_gap, stamp
 from ...engine.kv import KvRules, blocks_of
+from ...engine.queues import complete
 from ...engine.state import I8, State
 from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens

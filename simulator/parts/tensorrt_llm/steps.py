@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...engine import hooks
-from ...engine.clients import complete, lightest_rank
 from ...engine.exact import copy_lists
 from ...engine.fast_forward import record_gap, stamp
 from ...engine.kv import KvRules, blocks_of
+from ...engine.queues import complete, lightest_rank
 from ...engine.state import I8, State
 from .blocks import count_free, end, give_back, store, take_block
 from .plan import decodes, plan_all, results_pending
