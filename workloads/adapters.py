@@ -103,11 +103,7 @@ def without_adapters(model: ModelSpec) -> ModelSpec:
 
     A model that drafts for itself uses this one, since only the target has adapters.
     """
-
-    def bare(part: LayerKind | None) -> Any:
-        return part.base if isinstance(part, LowRank) and part.adapters else part
-
-    return model.map_layers(lambda layer: replace(layer, mixer=bare(layer.mixer), ffn=bare(layer.ffn)))
+    return model.map_parts(LowRank, lambda part: part.base if part.adapters else part)
 
 
 def adapter_bytes(shard: ModelSpec) -> float:

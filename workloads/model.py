@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .batch import Moments
 from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
@@ -16,6 +16,8 @@ from .sampling import moved_share, sample_bytes, sort_bytes
 
 if TYPE_CHECKING:
     from .tower import Size, Tower
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,14 @@ class ModelSpec:
         """Return the model with every distinct layer replaced by `change` (used for sharding)."""
         changed = {layer: change(layer) for layer, _ in self.groups}
         return replace(self, layers=tuple(changed[layer] for layer in self.layers))
+
+    def map_parts(self, kind: type[T], change: Callable[[T], LayerKind]) -> ModelSpec:
+        """Return the model with every mixer and feed-forward part of class `kind` replaced by `change` of it."""
+
+        def changed(part: Any) -> Any:
+            return change(part) if isinstance(part, kind) else part
+
+        return self.map_layers(lambda layer: replace(layer, mixer=changed(layer.mixer), ffn=changed(layer.ffn)))
 
 
 POST_NORMS = ("post_norm", "router_norm", "residual_norm")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 
 from opbyte.extend import Batch, Deployment, Loads, ModelSpec, Row, Run, Table, deploy, judged, load_model, load_system
-from opbyte.extend.models import Layer, MixtureOfExperts, is_routed, layer_ops
+from opbyte.extend.models import MixtureOfExperts, is_routed, layer_ops
 from opbyte.extend.systems import explicit_stage
 
 from .published import Prediction, paper, published
@@ -24,12 +24,7 @@ MATMULS = ("gemm", "experts", "attention_prefill", "attention_decode")
 
 def with_top_k(spec: ModelSpec, top_k: int) -> ModelSpec:
     """Return the model with `top_k` experts per token in its feed-forward part."""
-
-    def change(layer: Layer) -> Layer:
-        assert isinstance(layer.ffn, MixtureOfExperts)
-        return replace(layer, ffn=replace(layer.ffn, top_k=top_k))
-
-    return spec.map_layers(change)
+    return spec.map_parts(MixtureOfExperts, lambda ffn: replace(ffn, top_k=top_k))
 
 
 def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:

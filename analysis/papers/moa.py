@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
-from opbyte.extend import Batch, Deployment, ModelSpec, Table, deploy, load_model, load_system
-from opbyte.extend.models import Layer, SpanAttention
+from opbyte.extend import Batch, Deployment, LayerKind, ModelSpec, Table, deploy, load_model, load_system
+from opbyte.extend.models import SpanAttention
 from opbyte.extend.systems import CacheSettings, explicit_stage, kv_rules, sequences_that_fit
 
 from .published import Prediction, paper
@@ -27,16 +27,14 @@ PLAIN, MOA, STREAMING = "vllm", "moa", "streaming"
 def with_spans(spec: ModelSpec, kind: str, length: int) -> ModelSpec:
     """Return the model with one engine's attention (vLLM, MoA or StreamingLLM) for sequences of `length` tokens."""
 
-    def change(layer: Layer) -> Layer:
-        mixer = layer.mixer
-        assert isinstance(mixer, SpanAttention)
+    def attention(mixer: SpanAttention) -> LayerKind:
         if kind == PLAIN:
-            return replace(layer, mixer=mixer.base)
+            return mixer.base
         if kind == STREAMING:
-            return replace(layer, mixer=replace(mixer, spans=((mixer.base.heads, 0.0, HALF),)))
-        return layer
+            return replace(mixer, spans=((mixer.base.heads, 0.0, HALF),))
+        return mixer
 
-    return spec.map_layers(change).within(length)
+    return spec.map_parts(SpanAttention, attention).within(length)
 
 
 @cache

@@ -86,12 +86,10 @@ def encoder(name: str) -> ModelSpec:
 def language_model() -> ModelSpec:
     """Return the language model with experts."""
 
-    def change(layer: Layer) -> Layer:
-        base = layer.ffn
-        assert isinstance(base, FeedForward)
-        return replace(layer, ffn=MixtureOfExperts(base.hidden, EXPERTS, TOP_K, base.width))
+    def routed(base: FeedForward) -> MixtureOfExperts:
+        return MixtureOfExperts(base.hidden, EXPERTS, TOP_K, base.width)
 
-    return replace(load_model(MODEL).map_layers(change), name="unimoe")
+    return replace(load_model(MODEL).map_parts(FeedForward, routed), name="unimoe")
 
 
 def connector_s(name: str) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 from opbyte.extend import Batch, Loads, ModelSpec, Op, Run, Table, deploy, load_model, load_system
-from opbyte.extend.models import Attention, HeadExperts, Layer, Numerics
+from opbyte.extend.models import Attention, HeadExperts, Numerics
 from opbyte.extend.systems import explicit_stage
 
 from .published import Prediction, paper
@@ -32,12 +32,7 @@ def _scores(ops: list[Op]) -> float:
 
 def all_heads(spec: ModelSpec) -> ModelSpec:
     """Return the model with plain attention of all heads."""
-
-    def change(layer: Layer) -> Layer:
-        assert isinstance(layer.mixer, HeadExperts)
-        return replace(layer, mixer=layer.mixer.base)
-
-    return replace(spec.map_layers(change), name="llama-3-8b")
+    return replace(spec.map_parts(HeadExperts, lambda mixer: mixer.base), name="llama-3-8b")
 
 
 @cache

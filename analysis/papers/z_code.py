@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from opbyte.extend import ModelSpec, Table, load_model, load_system
-from opbyte.extend.models import Layer, MixtureOfExperts
+from opbyte.extend.models import MixtureOfExperts
 from opbyte.extend.systems import Layout, shard_model
 from opbyte.extend.training import (
     BytesPerWeight,
@@ -88,13 +88,7 @@ SEQUENCES, LENGTH = 32, 512
 
 def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
     """Return the model with `experts` experts in each of its MoE layers."""
-
-    def change(layer: Layer) -> Layer:
-        if not isinstance(layer.ffn, MixtureOfExperts):
-            return layer
-        return replace(layer, ffn=replace(layer.ffn, experts=experts))
-
-    return model.map_layers(change)
+    return model.map_parts(MixtureOfExperts, lambda ffn: replace(ffn, experts=experts))
 
 
 def scaled_step(devices: int) -> TrainingStep:

@@ -7,7 +7,7 @@ of one device, so that the kernel fits of rare layers have no influence.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
@@ -15,9 +15,9 @@ import pandas as pd
 from opbyte.extend import ModelSpec, load_model
 from opbyte.extend.answers import roofline
 from opbyte.extend.figures import Picture
-from opbyte.extend.models import Layer
+from opbyte.extend.models import FeedForward
 
-from . import mixlora, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe
+from . import mixlora, moe_graphs_layers, rmoe
 
 SYSTEM = "h200-x1"
 STEPS = {
@@ -48,11 +48,7 @@ class Design:
 def _mixlora(base_once: bool) -> ModelSpec:
     spec = load_model("llama-2-7b")
     experts = mixlora.experts_of(spec, base_once)
-
-    def change(layer: Layer) -> Layer:
-        return replace(layer, ffn=experts)
-
-    return spec.map_layers(change)
+    return spec.map_parts(FeedForward, lambda _: experts)
 
 
 def _of(name: str, beside: str, model: str, plain: str) -> Design:
@@ -68,10 +64,10 @@ DESIGNS = (
     _of("BAM, 4 attention experts", "one attention", "bam-small", "btx-small"),
     _of("BAM, shared keys and values", "one attention", "bam-small-shared-kv", "btx-small"),
     Design("Union-of-Experts, half the slices", "all slices",
-           partial(load_model, moe_graphs_uoe.MODEL), moe_graphs_uoe.whole_model),
-    Design("MoM, 2 + 1 of 5 states", "attention", moe_graphs_mom.model, moe_graphs_mom.attention_model),
+           partial(load_model, moe_graphs_layers.SLICED), moe_graphs_layers.whole_model),
+    Design("MoM, 2 + 1 of 5 states", "attention", moe_graphs_layers.states_model, moe_graphs_layers.attention_model),
     Design("Mixture-of-Mamba, two modalities", "Mamba",
-           moe_graphs_momamba.model, moe_graphs_momamba.plain_model),
+           moe_graphs_layers.modal_model, moe_graphs_layers.mamba_model),
     Design("MixLoRA, base once", "base", partial(_mixlora, True), partial(load_model, "llama-2-7b")),
     Design("MixLoRA, base by expert", "base", partial(_mixlora, False), partial(load_model, "llama-2-7b")),
     Design("RMoE, recurrent router", "plain router",
@@ -107,7 +103,7 @@ def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
 
 def _step(model: ModelSpec, step: str) -> dict[str, float]:
     """Return the FLOP, bytes and seconds of a step."""
-    routing = moe_graphs_momamba.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
+    routing = moe_graphs_layers.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
     step_found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
     return {
         "flops": sum(op.flops * op.count for op in step_found.ops),

@@ -9,8 +9,7 @@ import pytest
 
 from opbyte.analysis.papers import mixlora, mode, rmoe, scmoe
 from opbyte.analysis.papers.deepseekmoe import training_flops
-from opbyte.analysis.papers.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
-from opbyte.analysis.papers.moe_graphs_smora import smora
+from opbyte.analysis.papers.moe_graphs_adapters import mos, plain, pooled, room, smora, tenant_bytes
 from opbyte.analysis.papers.moe_graphs_unimoe import encoder, encoder_s, language_model, prompt_s
 from opbyte.analysis.papers.scmoe import Shares
 
