@@ -34,7 +34,7 @@ DECIDES = (
     "simulator/engine/planning.py", "simulator/engine/kv.py", "simulator/engine/allocation.py",
     "simulator/engine/prefix.py", "simulator/engine/queues.py", "simulator/step/prices.py",
     "simulator/parts/kv_tiers/store.py", "devices/cost.py", "devices/collectives/exchanges.py",
-    "devices/collectives/model.py", "devices/collectives/plans.py",
+    "devices/collectives/plans.py", "devices/collectives/plans.py",
 )  # fmt: skip
 COMPARED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "is not": "is", "is": "is not",
             "not in": "in", "in": "not in"}  # fmt: skip

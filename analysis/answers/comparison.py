@@ -18,9 +18,8 @@ from ...workloads.ops import Loads
 from ..show.declared import record, rows
 from ..show.result import Drawing, Rests, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
-from .apart import apart_evidence
 from .bases import NONE, Bases, in_short, not_like_for_like
-from .evidence import evidence_blocks
+from .evidence import apart_evidence, evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
 from .one_step import LayerTime
 from .ranges import Ranges, is_measured
@@ -296,7 +295,7 @@ class SystemComparison(Result):
         return text
 
     def drawings(self) -> Sequence[Drawing]:
-        from ..plots.comparisons import comparison
+        from ..plots.bars import comparison
 
         figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
         return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]

@@ -18,6 +18,7 @@ from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.engine.policies import Policy
 from ...simulator.parts.drafts.speculation import given_text
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
@@ -342,3 +343,33 @@ def _entry(model: str, applies_to: str, sources: Mapping[str, str], prefixes: tu
         if key.removeprefix("device.").startswith(prefixes) and source.lower().startswith("assum")
     }
     return entry(model, applies_to, "assumed" if assumed else "spec", assumed)
+
+
+def apart_evidence(
+    deployment: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None = None,
+    batches: Sequence[Batch] = (),
+) -> Records:  # fmt: skip
+    """Return the evidence of a run; entries name their group of devices.
+
+    Parameters
+    ----------
+    sources, beside : mapping of str to str
+        Key path of each system's description -> source of that number.
+    """
+    if deployment.apart is None:
+        return evidence(deployment, sources, policy, batches)
+    holder = deployment.apart.holder
+    unused = ("links within a node", "links between nodes")
+    experts = [
+        known for known in evidence(holder, beside, None, batches, experts=True) if known["applies_to"] not in unused
+    ]
+    entries = [
+        {**known, "applies_to": f"{known['applies_to']}, {group}"}
+        for group, group_entries in (
+            ("attention", evidence(deployment, sources, policy, batches, experts=False)),
+            ("experts", experts),
+        )
+        for known in group_entries
+    ]
+    why = "the given rate, or the rate of the slower network"
+    return [*entries, entry(LATENCY_BYTES, "what crosses to the experts and back", "spec", why=why)]

@@ -23,10 +23,9 @@ from ...workloads.latencies import QUANTILES, read_quantiles
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show
-from .apart import apart_evidence
 from .autoscale import replicas_drawn, start_up_evidence
 from .error_factors import engine_of_scenario
-from .evidence import Known, evidence_blocks, link_evidence
+from .evidence import Known, apart_evidence, evidence_blocks, link_evidence
 from .groups import play_groups
 from .interval import Interval, interval_dict, power_interval, spoken
 from .part_answers import COUNTS, LENGTHS, RATES, STATE, blocks_of, columns_of, entries_after, text_of

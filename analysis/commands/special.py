@@ -141,8 +141,7 @@ def sweep(given: Any) -> None:
 def train(given: Any) -> None:
     """Simulate a training step, search the fastest one, or simulate a step from a framework's file."""
     from ..answers.train import train
-    from ..answers.train_recipe import train_recipe
-    from ..answers.train_search import fastest_training
+    from ..answers.train_recipe import fastest_training, train_recipe
 
     (out, as_json, options, search), others = split(given, "out", "as_json", "options", "search")
     asked = {name: value for name, value in others.items() if value is not None}

@@ -9,8 +9,7 @@ from typing import Any
 
 from ...devices.collectives.deepep import WIDTHS
 from ...devices.collectives.deepep import kernels as exchange_kernels
-from ...devices.collectives.model import PlannedLink
-from ...devices.collectives.plans import Timed
+from ...devices.collectives.plans import PlannedLink, Timed
 from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel

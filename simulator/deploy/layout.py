@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ...devices.collectives.model import PlannedLink
-from ...devices.collectives.plans import BY_COST, BY_STEP, Level, Timed, Topology, plan, usual
+from ...devices.collectives.plans import BY_COST, BY_STEP, Level, PlannedLink, Timed, Topology, plan, usual
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError

@@ -18,10 +18,9 @@ from ..deploy.deployment import Deployment
 from ..part import Combination
 from ..registry import PARTS, check_parts, hooks_by_name, parts_of
 from ..step.launches import Launches, all_launches
-from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, LoweredModel, Slots
 from ..step.step_totals import StepTotals, new_step_totals
-from ..step.timed import Costs, Lowered, costs_of
+from ..step.timed import Costs, Lowered, costs_of, lowered
 from . import counting, exact, plans, waiting_on
 from . import state as col
 from .engine_part import EnginePart

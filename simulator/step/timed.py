@@ -1,4 +1,4 @@
-"""Step times as engine loops call them: `plain_seconds`, or the function of a part that the plan contains."""
+"""Step times as engine loops call them: `plain_seconds`, or the function of a part that the plan contains; cache of lowered deployments."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from numba import types
 
 from ...workloads.jit import compiled_by, compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_address import address_of, by_address, code_at, seconds_at, type_of_value
+from ..deploy.deployment import Deployment
 from .compiled import constant_seconds, serial_seconds
 from .drawing import StepBatch
-from .lowering import F8, LoweredModel
+from .lowering import F8, LoweredModel, Slots, lower
 from .step_totals import StepTotals, spent
 
 
@@ -126,3 +127,24 @@ def costs_of(model: Lowered | None) -> Costs:
         step_totals.busy,
         step_totals.least,
     )
+
+
+KEPT = 64
+"""Number of deployments whose lowering is cached."""
+_lowered: dict[int, tuple[Deployment, int, LoweredModel, Slots]] = {}
+
+
+def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[LoweredModel, Slots]:
+    """Return the lowered deployment of `lower`, from the cache if it was lowered recently.
+
+    Runs can share a plan: they write only its `memo`, whose entries are equal for all runs.
+    """
+    known = _lowered.pop(id(deployment), None)
+    if known is not None and known[1] == counts and deployment.apart is None:  # else the replica is in further arrays
+        plan, slots = known[2]._replace(replica=replica), known[3]
+    else:
+        plan, slots = lower(deployment, replica, counts)
+    _lowered[id(deployment)] = deployment, counts, plan, slots  # the reference keeps its id unique
+    while len(_lowered) > KEPT:
+        del _lowered[next(iter(_lowered))]
+    return plan, slots

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.seeds import simulate_seeds as simulate_seeds
     from opbyte.analysis.answers.simulate import simulate as simulate
     from opbyte.analysis.answers.train import train as train
-    from opbyte.analysis.answers.train_search import fastest_training as fastest_training
+    from opbyte.analysis.answers.train_recipe import fastest_training as fastest_training
     from opbyte.analysis.answers.tune import tune as tune
     from opbyte.analysis.answers.tune_host import tune_host as tune_host
     from opbyte.analysis.answers.tune_host import tune_rows as tune_rows

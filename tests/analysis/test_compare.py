@@ -9,7 +9,7 @@ import pytest
 
 from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.answers.roofline import roofline
-from opbyte.analysis.plots.comparisons import comparison
+from opbyte.analysis.plots.bars import comparison
 from opbyte.devices.catalog import load_device
 from opbyte.simulator.fpga.deploy import deploy_fpga
 from opbyte.simulator.fpga.frames import run_image

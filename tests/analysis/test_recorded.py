@@ -29,7 +29,7 @@ from opbyte.analysis.studies import backlog, capacity, loads, stationary
 from opbyte.analysis.studies.plan import best, bounds, candidates, search, spares, trial
 from opbyte.devices import cost
 from opbyte.devices.catalog import load_system
-from opbyte.devices.collectives import exchanges, model, plans
+from opbyte.devices.collectives import exchanges, plans
 from opbyte.devices.spec import LinkSpec
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.engine import kv
@@ -38,7 +38,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.training import collective_op
 
 DECIDES = (
-    price, backlog, capacity, loads, stationary, best, bounds, candidates, search, spares, trial, cost, exchanges, model,
+    price, backlog, capacity, loads, stationary, best, bounds, candidates, search, spares, trial, cost, exchanges,
     plans, steady, kv,
 )  # fmt: skip
 FILE = Path(__file__).with_name("recorded.json")
@@ -186,7 +186,7 @@ def ask_functions() -> None:
             if here.ranks == 1 and kind.startswith("sparse"):
                 continue
             made = tuple(plans.plan(kind, name, here) for name in plans.usual(kind))
-            link = model.PlannedLink(made, links[here.outermost], 1.5, made[:1])
+            link = plans.PlannedLink(made, links[here.outermost], 1.5, made[:1])
             link.roof("bf16")
             for size in (1.0, 3e4, 1e9):
                 plans.cheapest(kind, here, size)

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from opbyte.devices.calibrated.kernel_sets import LABELS
 from opbyte.devices.catalog import load_device
 from opbyte.devices.collectives import deepep
-from opbyte.devices.collectives.model import PlannedLink
 from opbyte.devices.collectives.plans import (
     ALGORITHMS,
     BY_NAME,
     Level,
+    PlannedLink,
     Timed,
     Topology,
     algorithms_of,

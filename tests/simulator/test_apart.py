@@ -12,8 +12,8 @@ from functools import cache
 import pytest
 
 from opbyte import compare
-from opbyte.analysis.answers.apart import apart_evidence
 from opbyte.analysis.answers.comparison import SystemRow
+from opbyte.analysis.answers.evidence import apart_evidence
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.parts.drafts.speculating import speculating

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from opbyte.devices.calibrated.kernel_sets import everywhere
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives import deepep
-from opbyte.devices.collectives.model import PlannedLink
+from opbyte.devices.collectives.plans import PlannedLink
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Start, command_line, engine_values

@@ -22,7 +22,7 @@ def check_experts_on(experts_on: object, micro_batches: int | None, experts_link
 @described
 @dataclass(frozen=True, slots=True)
 class ApartOptions(CheckedOptions):
-    """Options of disaggregated experts; with two pools they apply to the decode pool. See `parts.experts_apart.asked`."""
+    """Options of disaggregated experts; with two pools they apply to the decode pool. See `parts.experts_apart.one_step`."""
 
     experts_on: str | None = text("System that holds only the routed experts (disaggregated experts, AFD).", "SYSTEM")
     micro_batches: int | None = whole(
@@ -45,7 +45,7 @@ PARTS = (
         options=ApartOptions,
         panel="Separate devices for experts",
         hooks={
-            "deploy": "asked:deployed_beside",
+            "deploy": "one_step:deployed_beside",
             "lower": "ping_pong:with_holders",
             "engine": "run:of_engine",
             "step_cost": "one_step:quickest_step",

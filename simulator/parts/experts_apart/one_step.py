@@ -15,12 +15,16 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
 from ...deploy.programs import TO_AND_FRO
+from ...frameworks.sharing import NOTHING
+from ...registry import check_parts
 from ...scenario.links import kv_link
+from ...scenario.load import load
 from ...scenario.options import DeployOptions
 from ...scenario.place import deployed
+from ...scenario.scenario import Scenario
 from ...step.explicit import StageCost
 from ..overlap.chunked import quickest_step  # noqa: F401  # a hook of this part too
-from . import OPTION
+from . import OPTION, check_experts_on
 from .holders import devices_of, held_bytes, runs_on, with_experts_on
 
 if TYPE_CHECKING:
@@ -115,3 +119,55 @@ def apart_of(
     between = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=wire.latency_s)
     between = between.model_copy(update={"bandwidth_bytes_per_s": wire.bandwidth_bytes_per_s})  # may be infinite
     return with_experts_on(attend, hold, between, batches)
+
+
+BATCHES = 3
+"""Default number of micro-batches of a step.
+
+Three fill a round trip if both groups take about the same time and the link takes up to half of that time.
+"""
+
+
+def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, settings: EngineSettings) -> Deployment:
+    """Return the deployment of a model on an attention system and an expert system.
+
+    Raises
+    ------
+    InputError
+        A model, system or option that does not fit or is not supported.
+    CapacityError
+        Experts that do not fit into memory.
+    """
+    options_own = scenario.parts["experts-apart"]
+    _check_options(scenario, settings)
+    _, experts = load(model, str(options_own.experts_on))
+    bare = replace(settings, ep=None, sharing=NOTHING)
+    placing = {
+        name: scenario.deployment.option(name) or getattr(settings.sharing, name)
+        for name in ("expert_placement", "redundant_experts", "expert_dispatch")
+    }
+    options = scenario.deployment.changed(**placing)
+    batches = options_own.micro_batches or BATCHES
+    made = apart_of(model, system, experts, options, options_own.experts_link, scenario.seed, bare, batches)
+    if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
+        raise InputError(OPTION, f"{model.name} has experts that cannot be distributed over devices; remove the option")
+    return made
+
+
+def _check_options(scenario: Scenario, settings: EngineSettings) -> None:
+    """Reject options that cannot be combined with disaggregated experts."""
+    options, how = scenario.parts["experts-apart"], scenario.deployment
+    check_experts_on(options.experts_on, options.micro_batches, options.experts_link)
+    shared = settings.sharing
+    given = {
+        "overlap": ("--overlap", (how.option("overlap") or shared.overlap or "none") != "none"),
+        "resident-experts": ("--experts-resident", how.option("experts_resident") is not None),
+        "experts-apart": (OPTION, True),
+    }
+    check_parts({part: flag for part, (flag, there) in given.items() if there})
+    for flag, there in {
+        "--ep": how.ep is not None,
+        "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
+    }.items():
+        if there:
+            raise InputError(flag, f"cannot be combined with {OPTION}; remove one")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ....devices.collectives.model import PlannedLink
+from ....devices.collectives.plans import PlannedLink
 from ....workloads.batch import BASE_MOMENTS, TOKENS, WINDOW_MOMENTS, Moments
 from ....workloads.errors import InputError, nearest
 from ....workloads.ops import Op
