@@ -21,6 +21,7 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
+from ..show.declared import record
 from ..show.output import OutputFolder
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds, show, si
@@ -77,18 +78,8 @@ class Roofline(Result):
         return self.warnings
 
     def to_dict(self) -> dict[str, Any]:
-        layout = self.deployment.layout
         return {
-            "model": self.deployment.model.name,
-            "system": self.deployment.system.name,
-            **{name: getattr(self, name) for name in ("batch", "context", "prefill")},
-            "placement": self.deployment.placement,
-            "devices": layout.all_devices,
-            **{name: getattr(layout, name) for name in ("tp", "dp", "ep", "pp")},
-            "ops": [op.to_dict() for op in self.ops],
-            "step_seconds": self.step_seconds,
-            "step_joules": self.step_joules,
-            "watts_per_device": self.watts_per_device,
+            **record(self),
             "processors": [roof_of(p, self._default) for p in processors_of(self.deployment.device)],
             "roofs": self._roofs(),
             "intervals": self._intervals(),

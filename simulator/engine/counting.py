@@ -166,16 +166,23 @@ def count_tokens(state: State, moments: F8, windows: I8, context: int, tokens: i
 
 
 @compiled_inside
+def count_prompt(state: State, windows: I8, rank: int, index: int, tokens: int) -> None:
+    """Add a prompt chunk of `tokens` tokens to the sums of its rank's batch and to the step's chunks."""
+    context = state.requests[index].cached
+    count_chunk(state.moments[rank], windows, context, tokens)
+    c = state.counters[0].chunks
+    state.chunks[0, c], state.chunks[1, c] = tokens, index
+    state.counters[0].chunks += 1
+    hooks.on_count(state, rank, context, tokens, True)
+
+
+@compiled_inside
 def count_planned(state: State, windows: I8, rank: int, index: int, want: int) -> None:
     """Add `want` planned tokens of a sequence, a prompt chunk or a decode, to the sums of its rank's batch."""
-    context = state.requests[index].cached
     if is_chunk(state, index, want):
-        count_chunk(state.moments[rank], windows, context, want)
-        c = state.counters[0].chunks
-        state.chunks[0, c], state.chunks[1, c] = want, index
-        state.counters[0].chunks += 1
-        hooks.on_count(state, rank, context, want, True)
+        count_prompt(state, windows, rank, index, want)
     elif want > 0:
+        context = state.requests[index].cached
         count_tokens(state, state.moments[rank], windows, context, want)
         hooks.on_count(state, rank, context, want, False)
 

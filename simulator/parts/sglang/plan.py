@@ -10,7 +10,7 @@ import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...engine import hooks
-from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
+from ...engine.counting import clear_sums, count_decodes, count_prompt, count_tokens, unbounded
 from ...engine.kv import blocks_of
 from ...engine.state import I8, State, count_hits
 from . import state as sched
@@ -115,11 +115,7 @@ def plan_chunk(state: State, windows: I8, rank_index: int, index: int, tokens: i
     state.running[rank_index, rank.running], state.fresh[rank_index, rank.running] = index, tokens
     rank.running += 1
     hooks.on_tokens_planned(state, index, tokens)
-    count_chunk(state.moments[rank_index], windows, state.requests[index].cached, tokens)
-    hooks.on_count(state, rank_index, state.requests[index].cached, tokens, True)
-    c = state.counters[0].chunks
-    state.chunks[0, c], state.chunks[1, c] = tokens, index
-    state.counters[0].chunks += 1
+    count_prompt(state, windows, rank_index, index, tokens)
 
 
 @compiled_inside

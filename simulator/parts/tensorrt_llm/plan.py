@@ -12,7 +12,7 @@ import numpy as np
 
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...engine import hooks
-from ...engine.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
+from ...engine.counting import clear_sums, count_decodes, count_prompt, count_tokens, unbounded
 from ...engine.kv import blocks_of
 from ...engine.state import I8, State, count_hits
 from .blocks import begin, end, first_new, mark, take_block
@@ -276,11 +276,7 @@ def allocate(state: State, trtllm: Trtllm, windows: I8, rank: int, known: float)
             tokens = min(tokens, request.target - reused)
             state.fresh[rank, j] = tokens
         hooks.on_tokens_planned(state, i, tokens)
-        count_chunk(state.moments[rank], windows, request.cached, tokens)
-        hooks.on_count(state, rank, request.cached, tokens, True)
-        c = state.counters[0].chunks
-        state.chunks[0, c], state.chunks[1, c] = tokens, i
-        state.counters[0].chunks += 1
+        count_prompt(state, windows, rank, i, tokens)
     more, count, context = 1 + hooks.drafts_of(state), int64(0), int64(0)
     plain = unbounded(windows) and more == 1
     for j in range(size):
