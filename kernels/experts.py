@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .blocked import DEFAULT, GemmConfig, tiles_of
+from .blocked import DEFAULT, tiles_of
 from .check import from_bf16, require
 from .gemm import check_weights
 from .jit import inner, parallel
@@ -68,9 +68,9 @@ class ExpertWeights:
         experts, inter, hidden = self.gate.shape
         return experts, inter, hidden
 
-    def tiles(self, config: GemmConfig) -> Callable[..., None]:
+    def tiles(self) -> Callable[..., None]:
         """Return the product kernel for the format of these weights."""
-        return tiles_of(config.register_m, config.register_n, bool(self.gate.dtype == np.float32))
+        return tiles_of(CONFIG.register_m, CONFIG.register_n, bool(self.gate.dtype == np.float32))
 
     def exact(self, which: Sequence[int]) -> ExpertWeights:
         """Return the weights of some experts in a format that `reference` takes."""
@@ -163,9 +163,7 @@ def second_of(tiles: Callable[..., None]) -> Callable[..., Any]:
     return made
 
 
-def grouped_swiglu(
-    x: F4, offsets: I4, weights: ExpertWeights, h: F4, y: F4, threads: int = 1, config: GemmConfig = CONFIG
-) -> None:
+def grouped_swiglu(x: F4, offsets: I4, weights: ExpertWeights, h: F4, y: F4, threads: int = 1) -> None:
     """Apply each expert to its rows of `x`.
 
     Parameters
@@ -176,13 +174,11 @@ def grouped_swiglu(
         Where each expert's rows begin.
     h, y : float32 array, shapes (slots, inter), (slots, hidden)
         Room for the inner values, and the output.
-    config : GemmConfig
-        `block_m` has no part in it: the rows of an expert pass each block of weights whole.
 
     Raises
     ------
     ValueError
-        Shapes or types that do not fit, or a configuration that cannot run.
+        Shapes or types that do not fit.
     """
     experts, inter, hidden = weights.sizes
     slots = len(x)
@@ -192,19 +188,16 @@ def grouped_swiglu(
         raise ValueError(f"shapes {x.shape}, {h.shape} and {y.shape} do not match the weights")
     if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (x, h, y)):
         raise ValueError("x, h and y must be contiguous float32")
-    reason = config.invalid()
-    if reason:
-        raise ValueError(f"{config}: {reason}")
-    tiles = weights.tiles(config)
+    tiles = weights.tiles()
     first_of(tiles)(x.ctypes.data, offsets, weights.gate.ctypes.data, weights.up.ctypes.data, inter, hidden,
-                    weights.gate.strides[1], _step(inter, config), ROW_COST, h, threads)  # fmt: skip
+                    weights.gate.strides[1], _step(inter), ROW_COST, h, threads)  # fmt: skip
     second_of(tiles)(h.ctypes.data, offsets, weights.down.ctypes.data, inter, hidden,
-                     weights.down.strides[1], _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
+                     weights.down.strides[1], _step(hidden), ROW_COST, y.ctypes.data, threads)  # fmt: skip
 
 
-def _step(size: int, config: GemmConfig) -> int:
+def _step(size: int) -> int:
     """Return the rows of weights in a block: the largest divisor common to the size and the configuration's block."""
-    return math.gcd(size, config.block_n or size)
+    return math.gcd(size, CONFIG.block_n or size)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 
 from . import experts
-from .blocked import COLUMNS, DEFAULT, GemmConfig, tiles_of
+from .blocked import COLUMNS, DEFAULT, tiles_of
 from .jit import inner
 from .lab import Bench, Case, Kernel, Shape, add
 from .vector import F32, I8, I16, I32, I64, Value, micro_kernel
@@ -116,7 +116,7 @@ class FourBitWeights(experts.ExpertWeights):
     def sizes(self) -> tuple[int, int, int]:
         return len(self.gate), self.gate.shape[1], self.down.shape[1]
 
-    def tiles(self, config: GemmConfig) -> Callable[..., None]:
+    def tiles(self) -> Callable[..., None]:
         return tiles_4(self.format == "nvfp4")
 
     def exact(self, which: Sequence[int]) -> experts.ExpertWeights:

@@ -164,11 +164,11 @@ def step_errors(conditions: Conditions) -> StepErrors | None:
     return None if drawn is None else StepErrors(drawn, amounts(conditions))
 
 
-def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
+def interval_of(drawn: F8) -> Interval:
     """Return the central part of the samples, widened to contain the predicted value."""
-    ends = [(1.0 - level) / 2, (1.0 + level) / 2]
+    ends = [(1.0 - LEVEL) / 2, (1.0 + LEVEL) / 2]
     low, high = np.quantile(drawn, ends, method="nearest")  # interpolating between two infinities would give NaN
-    return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
+    return Interval(min(float(low), 1.0), max(float(high), 1.0), LEVEL)
 
 
 def step_interval(conditions: Conditions) -> Interval | None:

@@ -98,11 +98,15 @@ def lane_rows(bars: Sequence[Bar]) -> Records:
     return [{"busy": lane, "time": seconds(took), "of step": f"{took / total:.1%}"} for lane, took in busy.items()]
 
 
-def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:
-    """Return the time range of N layers in the middle of a step [s]; all of it if there are fewer."""
+LAYERS = 2
+"""Layers that a plot of a step shows."""
+
+
+def middle_of(bars: Sequence[Bar]) -> tuple[float, float]:
+    """Return the time range of `LAYERS` layers in the middle of a step [s]; all of it if there are fewer."""
     numbers = sorted({bar.layer for bar in bars if bar.layer >= 0})
-    if len(numbers) <= layers + 1:
+    if len(numbers) <= LAYERS + 1:
         return bars[0].start_s, max(bar.end_s for bar in bars)
-    first = (len(numbers) - layers) // 2
-    shown = [bar for bar in bars if bar.layer in numbers[first : first + layers]]
+    first = (len(numbers) - LAYERS) // 2
+    shown = [bar for bar in bars if bar.layer in numbers[first : first + LAYERS]]
     return min(bar.start_s for bar in shown), max(bar.end_s for bar in shown)

@@ -27,17 +27,17 @@ def with_top_k(spec: ModelSpec, top_k: int) -> ModelSpec:
     return spec.map_parts(MixtureOfExperts, lambda ffn: replace(ffn, top_k=top_k))
 
 
-def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:
-    """Return the FLOP of one token in one layer by part, mean over a sequence of `tokens`."""
-    m, run = Batch.of([], [(tokens, 0)]).moments(spec.windows), Run(spec.numerics)
+def token_flops(spec: ModelSpec) -> dict[str, float]:
+    """Return the FLOP of one token in one layer by part, mean over a sequence of `PROMPT` tokens."""
+    m, run = Batch.of([], [(PROMPT, 0)]).moments(spec.windows), Run(spec.numerics)
     ((layer, _),) = spec.groups
     (routed,) = (part.routed for part in layer.parts if is_routed(part))
-    loads = Loads.expected(tokens, routed.top_k, routed.experts, routed.experts)
+    loads = Loads.expected(PROMPT, routed.top_k, routed.experts, routed.experts)
     out = {"attention": 0.0, "feed-forward": 0.0, "routers": 0.0}
     for name, ops in zip(("attention", "feed-forward"), layer_ops(layer, m, run, loads), strict=True):
         for op in ops:
             if op.kind in MATMULS:
-                out["routers" if op.name == "router" else name] += op.flops / tokens
+                out["routers" if op.name == "router" else name] += op.flops / PROMPT
     return out
 
 

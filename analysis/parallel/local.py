@@ -217,8 +217,12 @@ PER_THREAD = 4
 """Maximum number of tasks that wait at the scheduler for each thread of a worker."""
 
 
+CONNECT_S = 30.0
+"""Time to wait for a scheduler's response [s]."""
+
+
 def run_cluster(
-    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None, address: str, timeout_s: float = 30.0
+    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None, address: str
 ) -> Iterator[tuple[int, R]]:
     """Run tasks as `local.Crew.run` does, on the cluster whose scheduler has that address.
 
@@ -235,7 +239,7 @@ def run_cluster(
     except ImportError:
         raise InputError("--dask", "needs Dask: pip install '.[cluster]' in a checkout") from None
     try:
-        client = distributed.Client(address, timeout=timeout_s, set_as_default=False)
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = f"no scheduler responds there ({str(error) or type(error).__name__})"
         raise InputError(f"--dask {address!r}", reason) from None

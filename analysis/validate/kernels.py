@@ -45,7 +45,7 @@ OF_FORMAT = ("gemm", "grouped_gemm", "moe", "attention_prefill")
 """Families that multiply in the number format of a row; others convert to 16 bits first."""
 
 
-def fractions(checks: Iterable[Check], shown: tuple[str, ...] = SHOWN) -> pd.DataFrame:
+def fractions(checks: Iterable[Check]) -> pd.DataFrame:
     """Return measured and predicted fractions of the roofline, one row per measurement.
 
     Returns
@@ -59,7 +59,7 @@ def fractions(checks: Iterable[Check], shown: tuple[str, ...] = SHOWN) -> pd.Dat
 
     parts = []
     for check in checks:
-        if check.family not in shown or check.rows is None:
+        if check.family not in SHOWN or check.rows is None:
             continue
         h, table = check.rows.h, check.table
         compute, memory, _ = check.rows.family.floors(h, check.rows.x)

@@ -102,19 +102,10 @@ DERIVED = "derived"
 """Basis of a cost whose bandwidth comes from the DRAM model."""
 
 
-def with_dram(
-    device: SharedMemoryDevice, memory: DramSpec | None = None, layout: DataLayout | None = None
-) -> SharedMemoryDevice:
+def with_dram(device: SharedMemoryDevice) -> SharedMemoryDevice:
     """Return the device with bandwidths from the DRAM model for all processors that use a roofline.
 
     Processors with other cost models (fitted ones, FPGA designs with ports) keep theirs.
-
-    Parameters
-    ----------
-    memory : DramSpec, optional
-        The DRAM of its stacks; default: from its description.
-    layout : DataLayout, optional
-        Location of its data; default: from its description.
 
     Raises
     ------
@@ -123,15 +114,13 @@ def with_dram(
         of its units or has fewer bank bundles than the device has memory spaces.
     """
     spec = device.spec
-    layout = layout or spec.memory.dram
-    if layout is None and memory is not None:
-        layout = DataLayout(standard=memory.name)
+    layout = spec.memory.dram
     if layout is None:
         raise InputError(
             spec.name, "names no DRAM, so nothing can be derived: give memory.dram in its file, such "
             "as {standard: hbm3-5200-8hi}, or --memory flat",
         )  # fmt: skip
-    memory = memory or load_memory(layout.standard)
+    memory = load_memory(layout.standard)
     _check(device, memory, layout)
     channels = memory.organisation.channels * spec.memory.stacks
     processors = {

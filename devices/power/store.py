@@ -100,11 +100,11 @@ def stored(name: str = REFERENCE) -> PowerSpec:
 
 
 @cache
-def stored_fit(name: str = REFERENCE) -> PowerFit:
-    """Return the stored fit of a device in the form that the model uses."""
-    spec = stored(name)
+def stored_fit() -> PowerFit:
+    """Return the stored fit of the measured device in the form that the model uses."""
+    spec = stored()
     families, values = spec.vector()
-    return unpack(base_model(load_device(name)[0], spec.limit_W), families, values)
+    return unpack(base_model(load_device(REFERENCE)[0], spec.limit_W), families, values)
 
 
 def power_yaml(

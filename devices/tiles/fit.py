@@ -180,7 +180,7 @@ def fit(measured: Sequence[MeasuredKernel], rounds: int = ROUNDS) -> F8:
     return at(evolve(badness, len(PARAMETERS), rounds))
 
 
-def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
+def fit_fixed(fixed: FixedTile) -> F8:
     """Fit the constants of a kernel with one known tile, using half of its (n, k)."""
     rows = fixed.halves()[0][::FIXED_STRIDE]
     measured = np.log(fixed.measured_s[rows])
@@ -189,16 +189,16 @@ def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
         errors = np.abs(np.log(fixed.predicted(at(z), rows)) - measured)
         return float(np.minimum(errors, LARGEST).mean()) + FIXED_PRIOR * float(np.mean(z**2))
 
-    return at(evolve(badness, len(PARAMETERS), rounds))
+    return at(evolve(badness, len(PARAMETERS), FIXED_ROUNDS))
 
 
-def evolve(badness: Callable[[F8], float], size: int, rounds: int, sigma: float = 0.4, seed: int = 0) -> F8:
+def evolve(badness: Callable[[F8], float], size: int, rounds: int) -> F8:
     """Minimise a function, starting near zero, by covariance matrix adaptation.
 
     Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv 1604.00772), with its default settings and
-    `OFFSPRING` candidates a round; the same numbers for the same seed.
+    `OFFSPRING` candidates a round; the same numbers in every call.
     """
-    rng = np.random.default_rng(seed)
+    rng, sigma = np.random.default_rng(0), 0.4
     parents = OFFSPRING // 2
     weights = np.log(parents + 0.5) - np.log(np.arange(1, parents + 1))
     weights /= weights.sum()

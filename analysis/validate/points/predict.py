@@ -205,7 +205,7 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: OnProgress | None = None, kept: Kept = NOTHING,
+    points: Sequence[ServingPoint], folder: Path, progress: OnProgress | None = None, kept: Kept = NOTHING,
     host_times: float = 1.0,
 ) -> list[Outcome]:  # fmt: skip
     """Simulate points, see `predict`; points of one deployment run one after another in one process.
@@ -227,7 +227,7 @@ def predict_all(
 
     with Crew(min(cores(), MOST_WORKERS, len(jobs))) as crew:
         tasks = [[points[i] for i in rows] for rows in jobs]
-        call = partial(_several, folder=folder, seed=seed, kept=kept, host_times=host_times)
+        call = partial(_several, folder=folder, kept=kept, host_times=host_times)
         for job, outcomes in crew.run(call, tasks, lost):
             out |= dict(zip(jobs[job], outcomes, strict=False))
             if progress:
@@ -235,16 +235,16 @@ def predict_all(
     return [out[i] for i in range(len(points))]
 
 
-def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept, host_times: float) -> list[Outcome]:
+def _several(points: Sequence[ServingPoint], folder: Path, kept: Kept, host_times: float) -> list[Outcome]:
     out = []
     for point in points:
-        known = [point, seed, model_file(folder, point.model)] if kept else None
-        out.append(kept.once(known, partial(_one, point, folder, seed, host_times)))
+        known = [point, 0, model_file(folder, point.model)] if kept else None
+        out.append(kept.once(known, partial(_one, point, folder, host_times)))
     return out
 
 
-def _one(point: ServingPoint, folder: Path, seed: int, host_times: float) -> Outcome:
+def _one(point: ServingPoint, folder: Path, host_times: float) -> Outcome:
     try:
-        return predict(point, folder, seed, host_times)
+        return predict(point, folder, host_times=host_times)
     except InputError as error:
         return str(error)

@@ -46,15 +46,14 @@ def draft_batches(batch: Batch, tokens: int) -> list[Batch]:
 
 
 def speculative_stage(
-    deployment: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0,
-    replica: int = 0, captured: int = 0,
-) -> SpeculativeStage:  # fmt: skip
+    deployment: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0, captured: int = 0
+) -> SpeculativeStage:
     """Cost a step of an engine with speculative decoding; batches as for `explicit_stage`.
 
     Verification and drafts run as captured graphs, up to the largest `captured`.
     """
     speculation: Speculation = deployment.parts["drafts"]
-    given = replica, expected, captured
+    given = 0, expected, captured
     target = explicit_stage(deployment, batches, step, *given)
     if speculation.draft is None:
         return SpeculativeStage(target, target.seconds, 0.0)

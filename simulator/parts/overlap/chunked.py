@@ -204,12 +204,7 @@ def quickest_step(given: Any, caches: Any) -> StageCost:
 
 
 def timelines_of(
-    deployment: Deployment,
-    batches: Sequence[Batch],
-    step: int = 0,
-    replica: int = 0,
-    expected: bool = False,
-    captured: int = 0,
+    deployment: Deployment, batches: Sequence[Batch], step: int = 0, *, expected: bool = False, captured: int = 0
 ) -> tuple[Timeline, ...]:
     """Return the timeline of each pipeline stage of a step, also if nothing overlaps.
 
@@ -222,7 +217,7 @@ def timelines_of(
     """
     if deployment.parts.get("resident-experts") is not None:
         raise InputError("--timeline", "does not support expert caches; remove --experts-resident")
-    given = deployment, batches, step, replica, expected, captured
+    given = deployment, batches, step, 0, expected, captured
     timelines = explicit_stage(*given).timelines
     if timelines:
         return timelines
