@@ -72,6 +72,18 @@ def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.lists(st.booleans(), max_size=-(-size // HASH_TOKENS)).map(nodes)
 
 
+def drawn_requests(draw: st.DrawFn, inputs: list[int], sizes: st.SearchStrategy[int]) -> dict[str, Any]:
+    """Draw outputs, gaps, clients and prefixes of requests with the given prompts."""
+    n = len(inputs)
+    return {
+        "inputs": inputs,
+        "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
+        "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
+        "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
+        "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
+    }
+
+
 def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
     """Requests of a workload as one block."""
     inputs = np.array(load["inputs"], dtype=np.int64)

@@ -466,20 +466,24 @@ class Reference:
                 whole = request.input + request.output - 1 + self.spare
             if not rank.kv.admit(request, whole):
                 break
-            tokens = min(request.target - request.cached, room)
-            tokens = min(tokens, self.most or tokens)
-            held = rank.kv.hold(request, request.cached + tokens if self.policy.lazy else whole)
-            assert held, "admitted without room"
-            self.note(rank, request, tokens)
+            tokens = self.start(rank, request, room, whole)
             rank.waiting.pop(0)
-            rank.running.append(request)
-            rank.admitted.append(request)
-            if math.isnan(request.scheduled):
-                request.scheduled = self.known
             plan.append((request, tokens))
             budget -= min(tokens, budget)
             prompts += 1
         return plan
+
+    def start(self, rank: Rank, request: Request, room: int, whole: int) -> int:
+        """Put an admitted request among the running ones; its tokens of this step, at most `room`."""
+        tokens = min(request.target - request.cached, room, self.most or room)
+        held = rank.kv.hold(request, request.cached + tokens if self.policy.lazy else whole)
+        assert held, "admitted without room"
+        self.note(rank, request, tokens)
+        rank.running.append(request)
+        rank.admitted.append(request)
+        if math.isnan(request.scheduled):
+            request.scheduled = self.known
+        return tokens
 
     def preempt(self, rank: Rank, victim: Request) -> None:
         """Back to the front of the queue, to be computed again; one that is done just frees."""

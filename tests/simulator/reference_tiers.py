@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -379,14 +378,7 @@ class TieredReference(Reference):
                 rank.waiting.pop(0)
             request.cached = count * kv.block
             kv.hits += request.cached
-            tokens = min(request.target - request.cached, room, self.most or room)
-            held = kv.hold(request, request.cached + tokens if policy.lazy else whole)
-            assert held, "admitted without room"
-            self.note(rank, request, tokens)
-            rank.running.append(request)
-            rank.admitted.append(request)
-            if math.isnan(request.scheduled):
-                request.scheduled = self.known
+            tokens = self.start(rank, request, room, whole)
             plan.append((request, tokens))
             budget -= min(tokens, budget)
             head_fits = True  # with what this one computes, maybe

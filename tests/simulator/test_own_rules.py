@@ -33,8 +33,8 @@ from .pieces import (
     check_ended,
     check_pieces,
     check_served,
+    drawn_requests,
     hosts,
-    paths,
     play,
     slow_requests,
     stamps,
@@ -98,11 +98,7 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     urgent = isinstance(rules, SglangRules) and rules.priority
     return {
         "urgent": draw(st.lists(st.sampled_from([0, 1, 2, 14]), min_size=n, max_size=n)) if urgent else None,
-        "inputs": inputs,
-        "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
-        "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
-        "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
-        "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
+        **drawn_requests(draw, inputs, sizes),
         "block": page,
         "room": draw(st.floats(1.0, 3.0)),
         "policy": Policy(

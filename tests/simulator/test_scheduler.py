@@ -32,8 +32,8 @@ from .pieces import (
     check_ended,
     check_pieces,
     check_served,
+    drawn_requests,
     hosts,
-    paths,
     play,
     slow_engine,
     slow_requests,
@@ -69,11 +69,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
     alone, wait = draw(st.booleans()), draw(st.sampled_from(["", "gather", "even"]))
     steps, chunked = draw(st.integers(1, 9)), draw(st.booleans())
     return {
-        "inputs": inputs,
-        "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
-        "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
-        "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
-        "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
+        **drawn_requests(draw, inputs, sizes),
         "block": block,
         "policy": Policy(
             "random",
