@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,18 @@ def read_whole(path: Path, names: Sequence[str]) -> dict[str, Column]:
     if not next(iter(columns.values())).lines:
         raise InputError(path, "has a header but no rows")
     return columns
+
+
+def read_rows(
+    path: Path, texts: Sequence[str], counts: Sequence[str], times: Sequence[str], shortest_s: float, most: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the cells by column of each row: texts, whole numbers from 1, and times of at least `shortest_s` [s]."""
+    columns = read_whole(path, (*texts, *counts, *times))
+    cells: dict[str, Sequence[Any]] = {name: columns[name].cells for name in texts}
+    cells |= {name: numbers(columns[name], 1, most, whole=True).astype(int).tolist() for name in counts}
+    cells |= {name: numbers(columns[name], shortest_s, most).tolist() for name in times}
+    for line, *row in zip(columns[texts[0]].lines, *cells.values(), strict=True):
+        yield line, dict(zip(cells, row, strict=True))
 
 
 def read_usable(path: Path) -> tuple[dict[str, Column], Bad]:

@@ -145,15 +145,23 @@ def forward(op: Op, run: Run) -> list[RepeatedOp]:
     if idle(op):
         return []
     if op.routed:
-        rows, s = op.shape["routed"], op.shape
-        kernels = [elementwise("permute", op.layer, rows, int(s["hidden"]), 2, run)]
-        kernels += [elementwise("expert_activation", op.layer, rows, int(s["inter"]), s["matrices"], run)]
-        kernels += _biases(op, run, 0)
-        return [RepeatedOp(kernel) for kernel in kernels] + [w for one in grouped(op, run) for w in forward(one, run)]
+        return _around_experts(op, run, 0) + [w for one in grouped(op, run) for w in forward(one, run)]
     reads, written = _cast(op, run)
     if not reads or (op.name in AFTER_NORM and reads <= run.numerics.act_bytes):
         return [RepeatedOp(op)]
     return [RepeatedOp(op), _casting(op, run, reads + written, op.shape["k"])]
+
+
+def _around_experts(op: Op, run: Run, way: int) -> list[RepeatedOp]:
+    """Return the kernels around experts' products in the forward (0) or backward (1) pass: permutation, activation, biases."""
+    rows, s, suffix = op.shape["routed"], op.shape, "_grad" if way else ""
+    passes = 2 * s["matrices"] - 1 if way else s["matrices"]
+    kernels = [
+        elementwise(f"permute{suffix}", op.layer, rows, int(s["hidden"]), 2, run),
+        elementwise(f"expert_activation{suffix}", op.layer, rows, int(s["inter"]), passes, run),
+        *_biases(op, run, way),
+    ]
+    return [RepeatedOp(kernel) for kernel in kernels]
 
 
 def _biases(op: Op, run: Run, way: int) -> list[Op]:
@@ -215,13 +223,7 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     if idle(op):
         return []
     if op.routed:
-        rows, s = op.shape["routed"], op.shape
-        kernels = [elementwise("permute_grad", op.layer, rows, int(s["hidden"]), 2, run)]
-        kernels += [elementwise("expert_activation_grad", op.layer, rows, int(s["inter"]), 2 * s["matrices"] - 1, run)]
-        kernels += _biases(op, run, 1)
-        return [RepeatedOp(k) for k in kernels] + [
-            w for one in grouped(op, run) for w in backward(one, run, gradient_bytes)
-        ]
+        return _around_experts(op, run, 1) + [w for one in grouped(op, run) for w in backward(one, run, gradient_bytes)]
     if op.product:
         reads, written = _cast(op, run)
         casts = [_casting(op, run, reads + written, op.shape["n"])] if reads else []

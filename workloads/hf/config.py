@@ -97,6 +97,14 @@ class Config:
         """Read the number of layers."""
         return self._at_most(MAX_LAYERS, keys or ("num_hidden_layers",))
 
+    def layer_numbers(self, key: str, layers: int) -> Sequence[Any]:
+        """Read a list of layers that are counted from 1; missing or null means none."""
+        numbers = self.items(key) or []
+        for i, layer in enumerate(numbers):
+            if type(layer) is not int or not 1 <= layer <= layers:
+                raise self.error(f"{key}[{i}]", f"must be a layer from 1 to {layers}")
+        return numbers
+
     def _at_most(self, most: int, keys: tuple[str, ...]) -> int:
         count = self.size(*keys)
         if count > most:

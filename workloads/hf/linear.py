@@ -65,10 +65,7 @@ def kimi_linear(c: Config) -> ModelSpec:
         d_conv=s.size("short_conv_kernel_size", default=4), full_gate=full_rank,
         decays=s.size("head_dim") if full_rank else 0,
     )  # fmt: skip
-    full = s.items("full_attn_layers") or []
-    for i, layer in enumerate(full):  # counted from 1
-        if type(layer) is not int or not 1 <= layer <= layers:
-            raise s.error(f"full_attn_layers[{i}]", f"must be a layer from 1 to {layers}")
+    full = s.layer_numbers("full_attn_layers", layers)
     latent = read_latent(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
     mixers: list[LayerKind] = [latent if i + 1 in full else delta for i in range(layers)]
     extra = 4 * delta.hidden * layers if c.has("attn_res_block_size") else 0
@@ -256,11 +253,7 @@ def qwen4_exp(config: Config) -> ModelSpec:
 
 def _ngrams(config: Config, hidden: int, wide: int) -> int:
     """Return the weights of all hashed n-grams: tables (of primes from the base on), projections and taps."""
-    ids = config.items("ple_layer_ids") or []
-    layers = config.layers()
-    for i, layer in enumerate(ids):  # counted from 1
-        if type(layer) is not int or not 1 <= layer <= layers:
-            raise config.error(f"ple_layer_ids[{i}]", f"must be a layer from 1 to {layers}")
+    ids = config.layer_numbers("ple_layer_ids", config.layers())
     width = config.size("ple_embed_dim", default=hidden)
     table = config.size("ngram_vocab_size_base", default=20_000_000) * width
     taps = config.size("ple_conv_kernel_size", default=4)

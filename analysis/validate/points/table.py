@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import device_names
-from ....workloads.csvfile import header_of, numbers, read_whole
+from ....workloads.csvfile import header_of, read_rows
 from ....workloads.kernel_tables import Skipped
 from ....workloads.requests.options import MAX_SIZE
 
@@ -118,15 +117,10 @@ def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:
     InputError
         No such file, no table, a missing column, or a cell that is not a number.
     """
-    columns = read_whole(path, (*TEXTS, *COUNTS, *TIMES))
-    cells: dict[str, Sequence[object]] = {name: columns[name].cells for name in TEXTS}
-    cells |= {n: numbers(columns[n], 1, MAX_SIZE, whole=True).astype(int).tolist() for n in COUNTS}
-    cells |= {n: numbers(columns[n], SHORTEST_S, MAX_SIZE).tolist() for n in TIMES}
     names = device_names()
     points: list[ServingPoint] = []
     skipped: list[Skipped] = []
-    for line, *row in zip(columns["gpus"].lines, *cells.values(), strict=True):
-        named = dict(zip(cells, row, strict=True))
+    for line, named in read_rows(path, TEXTS, COUNTS, TIMES, SHORTEST_S, MAX_SIZE):
         reason = _unusable(named, names)
         if reason:
             skipped.append(Skipped(path.name, line, reason))

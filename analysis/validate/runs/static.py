@@ -17,14 +17,14 @@ from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
-from ....workloads.csvfile import numbers, read_whole
+from ....workloads.csvfile import read_rows
 from ....workloads.errors import InputError, errors_in
 from ..check import RunCheck
 
 TEXTS = ("run", "device", "model", "dtype", "lengths")
 COUNTS = ("tp", "output_tokens")
 METRICS = ("prefill", "decode", "total")
-COLUMNS = (*TEXTS, *COUNTS, *(f"{name}_s" for name in METRICS))
+TIMES = tuple(f"{name}_s" for name in METRICS)
 MOST, SHORTEST_S = 2**31 - 1, 1e-9
 MOST_SEQUENCES = 65_536
 
@@ -61,14 +61,10 @@ def read_static(path: Path) -> tuple[list[StaticBatch], list[str]]:
     InputError
         No table, a missing column, or a cell that cannot be used.
     """
-    columns = read_whole(path, COLUMNS)
-    cells: dict[str, Sequence[Any]] = {name: columns[name].cells for name in TEXTS}
-    cells |= {n: numbers(columns[n], 1, MOST, whole=True).astype(int).tolist() for n in COUNTS}
-    cells |= {n: numbers(columns[f"{n}_s"], SHORTEST_S, MOST).tolist() for n in METRICS}
     names = device_names()
     batches, left = [], []
-    for line, *row in zip(columns["run"].lines, *cells.values(), strict=True):
-        named, where = dict(zip(cells, row, strict=True)), f"{path}:{line}"
+    for line, named in read_rows(path, TEXTS, COUNTS, TIMES, SHORTEST_S, MOST):
+        where = f"{path}:{line}"
         if named["device"] not in names:
             left.append(f"{where}: device {named['device']!r} is not in the catalog")
         else:
@@ -83,7 +79,7 @@ def _batch(where: str, row: Mapping[str, Any], device: str) -> StaticBatch:
         raise InputError(where, "lengths: must be whole numbers of at least 1 between spaces")
     return StaticBatch(
         row["run"], device, row["tp"], row["model"], row["dtype"], row["output_tokens"], lengths,
-        {name: row[name] for name in METRICS},
+        {name: row[f"{name}_s"] for name in METRICS},
     )  # fmt: skip
 
 
