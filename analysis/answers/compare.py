@@ -127,14 +127,16 @@ def compare(
         mean_queue = tokens * moe.routed.top_k / moe.routed.experts
     return SystemComparison(
         spec, 0 if what.images else batch, 0 if what.images else context, what.images, mean_queue, rows,
-        notes=_unseen([system.device for _, system in loaded]),
+        notes=_unseen([system.device for _, system in loaded], how.costs == "roofline"),
     )  # fmt: skip
 
 
-def _unseen(devices: Sequence[DeviceSpec]) -> tuple[str, ...]:
-    """Say that rooflines do not depend on the size of the cache, if devices without kernel models differ in it."""
+def _unseen(devices: Sequence[DeviceSpec], roofline: bool) -> tuple[str, ...]:
+    """Say that rooflines do not depend on the size of the cache, if devices costed by rooflines differ in it."""
     sizes = {
-        d.memory.cache_bytes // 2**20 for d in devices if not (d.kernels or d.calibration) and d.memory.cache_bytes
+        d.memory.cache_bytes // 2**20
+        for d in devices
+        if d.memory.cache_bytes and (roofline or not (d.kernels or d.calibration))
     }
     if len(sizes) < 2:
         return ()

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...simulator.parts.classes.kinds import Classes
 from ...simulator.results.record import Run
 from ...simulator.scenario import Scenario
 from ...workloads.errors import InputError, errors_in, nearest, typed_number
 from ...workloads.latencies import MEASURES, QUANTILES, latency_of
+from ...workloads.requests.classes import check_slos
 from ...workloads.requests.options import check_real
 from ..answers.price import Worth
 from ..show.text import seconds
@@ -155,29 +155,27 @@ def knob_of(scenario: Scenario) -> tuple[str, float]:
             return "rate", 1.0
         raise
     span = float(block.arrival_s[-1] - block.arrival_s[0]) if len(block) > 1 else 0.0
-    if span <= 0:
-        return "rate", 1.0
-    return "rate_scale", (len(block) - 1) / span
+    return ("rate_scale", (len(block) - 1) / span) if span > 0 else ("rate", 1.0)
 
 
 def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     """Compare a run with an SLO."""
     figures = {name: _figure(run, name) for name in level}
     missed = [name for name, most in level.items() if _misses(name, figures[name] or 0.0, most)]
-    refuses = refused_of(run) > 0
-    if run.window.overloaded or (refuses and ATTAINMENT not in level):
+    if run.window.overloaded or (refused_of(run) and ATTAINMENT not in level):
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
 
 
-def _figure(run: Run, name: str) -> float | None:
-    """Return the value of a run for a name of an SLO."""
+def _figure(run: Run, name: str) -> Any:
+    """Return the value of a run for a name of an SLO; None if the run has none."""
     if name == ATTAINMENT:
-        return needs_promises(run, f"--slo {name}").attained
+        classes = run.parts.get("classes")
+        check_slos(f"--slo {name}", {c.name: c.kept or not c.sent for c in classes.kinds} if classes else {})
+        return classes and classes.attained
     latency = latency_of(name)
     assert latency is not None
-    figure: float | None = getattr(run, f"{latency.measure}_s").at(latency.quantile)
-    return figure
+    return getattr(run, f"{latency.measure}_s").at(latency.quantile)
 
 
 def _misses(name: str, figure: float, limit: float) -> bool:
@@ -198,24 +196,6 @@ def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: 
     if "load" in missed:
         lines.append("requests come faster than they are served")
     return " and ".join(lines)
-
-
-def needs_promises(run: Run, where: str) -> Classes:
-    """Return the classes of a run whose SLO attainment is requested.
-
-    Raises
-    ------
-    InputError
-        There are no classes, or a class has no SLO.
-    """
-    if "classes" not in run.parts:
-        raise InputError(where, "needs --classes with a latency limit for each class, such as chat:ttft_p99=0.5")
-    classes: Classes = run.parts["classes"]
-    for c in classes.kinds:
-        if c.attained is None and c.sent and not c.kept:
-            reason = f"class {c.name!r} has no latency in --classes, such as ttft_p99=1"
-            raise InputError(where, reason)
-    return classes
 
 
 def refused_of(run: Run) -> int:

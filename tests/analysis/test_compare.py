@@ -76,6 +76,15 @@ def test_a_step_is_equally_sure_whichever_command_costs_it(system: str) -> None:
         assert step.sure == roofline("qwen3-30b-a3b", system, batch=64, context=512, framework=step.engine[0]).sure
 
 
+def test_rooflines_do_not_depend_on_caches() -> None:
+    """Devices with kernel models are costed by rooflines too with --costs roofline; without, they get no note."""
+    compared = [compare("llama-3-8b", ["h100-x1", "mi300x-x1"], costs=costs) for costs in ("auto", "roofline")]
+    assert [c.notes for c in compared] == [
+        (),
+        ("caches of 50 to 256 MiB: the roofline cost model does not see cache_MiB",),
+    ]
+
+
 def test_mixed_bases_are_said_aloud(ask: Ask) -> None:
     """Finding 4 of a trial: a speed-up that is a change of cost model must not look like a device's."""
     mixed = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4,duplex-x4").out
@@ -147,9 +156,8 @@ def test_several_images_and_boards() -> None:
 
 
 def test_files_and_the_figure(ask: Ask, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1", "--out", out).code == 0
-    assert {"compare.png", "compare.json"} <= {path.name for path in out.iterdir()}
+    ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1", "--out", tmp_path)
+    assert {"compare.png", "compare.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_what_the_figure_shows() -> None:
@@ -164,10 +172,10 @@ def test_what_the_figure_shows() -> None:
     figure = comparison(rows, layers, "title", "image")
     time, energy, share = figure.axes[:3]
     for axes in (time, energy):
-        assert len([p for p in axes.patches if p.get_gid() == "bar"]) == 2
-    widths = [p.get_width() for p in share.patches if p.get_gid() == "share"]
-    assert sorted(widths) == pytest.approx([30, 70, 100])
-    assert next(p.get_hatch() for p in share.patches if p.get_gid() == "share") == "////"
+        assert [p.get_gid() for p in axes.patches].count("bar") == 2
+    shares = [p for p in share.patches if p.get_gid() == "share"]
+    assert sorted(p.get_width() for p in shares) == pytest.approx([30, 70, 100])
+    assert shares[0].get_hatch() == "////"
     assert any(text.get_text() == "does not fit" for text in time.texts)
     empty = comparison(rows.iloc[2:], layers.iloc[:0], "title", "image")
     assert any("No system fits" in text.get_text() for text in empty.axes[2].texts)
@@ -175,17 +183,16 @@ def test_what_the_figure_shows() -> None:
 
 @pytest.mark.parametrize("schedule", ["reordered", "cache"])
 def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
-    out = tmp_path / "frames"
     arguments = ("frames", "edge-moe-cityscapes", "--system", "zcu102-x1", "--images", 4,
                  "--tasks", "random", "--rate", 20, "--schedule", schedule)  # fmt: skip
-    data = ask(*arguments, "--json", "--out", out).json()
+    data = ask(*arguments, "--json", "--out", tmp_path).json()
     assert data["images"] == 4
     assert data["joules"] == pytest.approx(14.54 * data["makespan_s"])
     assert sum(unit["share"] for unit in data["units"]) == pytest.approx(1, abs=1e-3)
-    assert {"frames.csv", "summary.json"} <= {path.name for path in out.iterdir()}
-    table = (out / "frames.csv").read_bytes()
-    ask(*arguments, "--out", out)
-    assert (out / "frames.csv").read_bytes() == table
+    assert {"frames.csv", "summary.json"} <= {path.name for path in tmp_path.iterdir()}
+    table = (tmp_path / "frames.csv").read_bytes()
+    ask(*arguments, "--out", tmp_path)
+    assert (tmp_path / "frames.csv").read_bytes() == table
 
 
 def test_boards_are_listed(ask: Ask) -> None:

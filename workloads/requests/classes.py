@@ -106,6 +106,21 @@ def read_classes(text: str) -> tuple[RequestClass, ...]:
     return classes
 
 
+def check_slos(where: str, slos: Mapping[str, object]) -> None:
+    """Refuse SLO attainment without classes, or if the SLOs of a class (name -> SLOs) are empty.
+
+    Raises
+    ------
+    InputError
+        The option that is missing, or the class.
+    """
+    if not slos:
+        raise InputError(where, "needs --classes with a latency limit for each class, such as chat:ttft_p99=0.5")
+    for name, promised in slos.items():
+        if not promised:
+            raise InputError(where, f"class {name!r} has no latency in --classes, such as ttft_p99=1")
+
+
 def is_classes_path(text: str) -> bool:
     """Return whether a text names a file of classes."""
     return text.endswith((".yaml", ".yml"))

@@ -18,7 +18,7 @@ from ....simulator.quantity import columns
 from ....simulator.scenario.options import Workload
 from ....workloads.errors import InputError, check_known, errors_in, nearest, visible
 from ....workloads.latencies import asked_of, column_of
-from ....workloads.requests.classes import is_classes_path, read_classes
+from ....workloads.requests.classes import check_slos, is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.identity import located
@@ -279,15 +279,9 @@ def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis],
     for axis in axes:
         if "classes" in axis.parameters:
             known += [row[axis.parameters.index("classes")] for row in axis.values]
-    if not known:
-        reason = "needs classes with a latency limit each, such as chat:ttft_p99=0.5"
-        raise InputError(f"{path}: {asked}", reason)
-    for text in known:
-        where = str(path.parent / str(text)) if is_classes_path(str(text)) else str(text)
-        for c in read_classes(where):
-            if not c.promises:
-                reason = f"class {c.name!r} has no latency, such as ttft_p99=1"
-                raise InputError(f"{path}: {asked}", reason)
+    texts = [str(path.parent / text) if is_classes_path(text) else text for text in map(str, known)]
+    for classes in map(read_classes, texts) if texts else [()]:
+        check_slos(f"{path}: {asked}", {c.name: c.promises for c in classes})
 
 
 def read_objectives(given: Any, where: str, known: Collection[str]) -> dict[str, str]:
