@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -247,6 +248,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+@lru_cache(1 << 12)
 def to_si(key: str) -> tuple[str, float]:
     """Split a unit off a key: ``bandwidth_GBps`` -> (``bandwidth_bytes_per_s``, 1e9)."""
     for suffix in sorted(UNITS, key=len, reverse=True):

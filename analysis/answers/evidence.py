@@ -18,7 +18,6 @@ from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.engine.policies import Policy
 from ...simulator.parts.drafts.speculation import given_text
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics

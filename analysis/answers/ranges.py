@@ -16,7 +16,6 @@ import numpy as np
 from ...devices.cost import Evidence
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.parts.experts_apart.holders import runs_on
-from ...simulator.results.record import Run
 from ...simulator.step.explicit import StageCost
 from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, chain
@@ -207,11 +207,29 @@ def _ends(
 ) -> tuple[float, ...]:  # fmt: skip
     """Return the end time of each stage [s]; gradients of weights fill the time until the next pass can start."""
     stages, parts = len(forward), len(forward[0])
-    orders = [order(s, stages, micro, parts) for s in range(stages)]
-    seconds = [
-        [backward[s][t.part] - weights[s] if t.backward else forward[s][t.part] for t in tasks] for s, tasks in enumerate(orders)
-    ]  # fmt: skip
-    return _run(orders, seconds, lambda stage, task: _needed(stage, task, stages, parts), send_s, before, weights)
+    orders = _orders(stages, micro, parts)
+    seconds = []
+    for s, passes in enumerate(orders):
+        inputs = [took - weights[s] for took in backward[s]]
+        by_place = dict(zip(_places(s, stages, parts), [*forward[s], *inputs], strict=True))
+        seconds.append([by_place[number % (2 * stages * parts)] for (number,) in passes])
+    return _run(orders, seconds, 2 * stages * parts, send_s, before, weights)
+
+
+@cache
+def _orders(stages: int, micro: int, parts: int) -> list[list[tuple[int, ...]]]:
+    """Return the order of each stage's passes, by number (see `_run`)."""
+    places = [_places(s, stages, parts) for s in range(stages)]
+    return [
+        [(2 * stages * parts * t.micro + at[t.part + parts * t.backward],) for t in order(s, stages, micro, parts)]
+        for s, at in enumerate(places)
+    ]
+
+
+def _places(stage: int, stages: int, parts: int) -> list[int]:
+    """Return the places of a stage's forward passes, part by part, then of its backward passes, among a micro-batch's passes."""
+    there = range(stage, stages * parts, stages)
+    return [*there, *(2 * stages * parts - 1 - place for place in there)]
 
 
 def _dual_ends(
@@ -228,71 +246,57 @@ def _dual_ends(
         "W": weights,
     }
 
-    def needed(rank: int, task: MicroBatchPass) -> tuple[int, MicroBatchPass] | None:
-        known = _needed(_stage_of(rank, task, ranks, micro), task, ranks, 1)
-        return known and (_stage_of(known[0], task, ranks, micro), known[1])
-
     orders = [dual_order(r, ranks, micro) for r in range(ranks)]
     took = [
         [sum(seconds[kind][_stage_of(r, t, ranks, micro)] for kind, t in tasks) for tasks in o]
         for r, o in enumerate(orders)
     ]
-    passes = [[tuple(t for _, t in tasks) for tasks in o] for o in orders]
-    return _run(passes, took, needed, send_s, before, [0.0] * ranks)
+    passes = [
+        [tuple(2 * ranks * t.micro + _places(_stage_of(r, t, ranks, micro), ranks, 1)[t.backward] for _, t in tasks) for tasks in o]
+        for r, o in enumerate(orders)
+    ]  # fmt: skip
+    return _run(passes, took, 2 * ranks, send_s, before, [0.0] * ranks)
 
 
 def _run(
-    orders: Sequence[Sequence[MicroBatchPass | tuple[MicroBatchPass, ...]]], seconds: Sequence[Sequence[float]],
-    needed: Callable[[int, MicroBatchPass], tuple[int, MicroBatchPass] | None],
-    send_s: float, before: Sequence[float], weights: Sequence[float],
+    orders: Sequence[Sequence[tuple[int, ...]]], seconds: Sequence[Sequence[float]], size: int, send_s: float,
+    before: Sequence[float], weights: Sequence[float],
 ) -> tuple[float, ...]:  # fmt: skip
     """Return the end time of each rank [s]; passes of one entry of its order start and end together.
 
-    Gradients of weights fill the time until the next pass can start. At most as many of them wait as there are previous stages.
+    The `size` passes of a micro-batch have consecutive numbers, and each reads the output of the previous one. The first
+    backward pass runs where the last forward pass ran. Gradients of weights fill the time until the next pass can start. At most
+    as many of them wait as there are previous stages.
     """
-    ranks = len(orders)
-    done: dict[tuple[int, MicroBatchPass], float] = {}
+    ranks, half = len(orders), size // 2
+    done = [inf] * (1 + max(number for entry in chain(*orders) for number in entry))
     clock = [before[s] if before else 0.0 for s in range(ranks)]
     at, waiting = [0] * ranks, [0] * ranks
     left = sum(map(len, orders))
     while left:
         moved = 0
-        for s in range(ranks):
-            while at[s] < len(orders[s]):
-                entry, ready = orders[s][at[s]], 0.0
-                tasks = (entry,) if isinstance(entry, MicroBatchPass) else entry
-                for task in tasks:
-                    source = needed(s, task)
-                    if source is not None:
-                        ready = max(ready, done.get(source, inf) + send_s * (source[0] != s))
+        for s, entries in enumerate(orders):
+            now, late = clock[s], weights[s]
+            while at[s] < len(entries):
+                entry, ready = entries[at[s]], 0.0
+                for n in entry:
+                    if n % size:
+                        ready = max(ready, done[n - 1] + (send_s if ranks > 1 and n % size != half else 0.0))
                 if ready == inf:
                     break
-                while waiting[s] and (waiting[s] > s or clock[s] + weights[s] <= ready):
-                    clock[s] += weights[s]
+                while waiting[s] and (waiting[s] > s or now + late <= ready):
+                    now += late
                     waiting[s] -= 1
-                waiting[s] += tasks[0].backward
-                clock[s] = max(clock[s], ready) + seconds[s][at[s]]
-                for task in tasks:  # gradients of weights follow those of inputs, for which other stages have waited
-                    done.setdefault((s, task), clock[s])
+                waiting[s] += entry[0] % size >= half
+                now = max(now, ready) + seconds[s][at[s]]
+                for n in entry:  # gradients of weights follow those of inputs, for which other stages have waited
+                    done[n] = min(done[n], now)
                 at[s] += 1
                 moved += 1
+            clock[s] = now
         assert moved, "the orders wait for each other"
         left -= moved
     return tuple(end + late * n for end, late, n in zip(clock, weights, waiting, strict=True))
-
-
-def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[int, MicroBatchPass] | None:
-    """Return the stage and pass whose output a pass reads; None for a micro-batch's first pass."""
-    last = stages - 1
-    if not task.backward:
-        if stage > 0:
-            return stage - 1, task
-        return (last, task._replace(part=task.part - 1)) if task.part else None
-    if stage < last:
-        return stage + 1, task
-    if task.part < parts - 1:
-        return 0, task._replace(part=task.part + 1)
-    return stage, task._replace(backward=False)
 
 
 def pipeline_chunks(layers: int, mtp: int, pp: int, parts: int, text: str = "") -> tuple[int, ...]:
