@@ -282,20 +282,20 @@ class LayerPrices:
 
         The host needs the number of tokens of its experts, so it cannot run ahead of the device. The kernels of a dense layer are
         started in advance. The host also waits whenever the activation of biased experts runs, because it copies an offset to the
-        device (`weighted_bias_quick_geglu_impl`, NVIDIA/Megatron-LM, fused_bias_geglu.py).
+        device (`weighted_bias_quick_geglu_impl`, NVIDIA/Megatron-LM, fused_bias_geglu.py). What is recomputed waits again; `_layer` adds whole layers.
         """
         graphs = self.options.graphs
         if graphs == "auto":  # as in recipes
             graphs = "partial" if generation(self.deployment.system.device) == BLACKWELL else "none"
         if graphs == "full" or not experts:
             return 0.0, 0.0
-        held, first, again = sum(part.held for part in experts), 1, 0
-        calls = HOST_CALLS * held + (works if graphs == "none" else 0)
-        if any(self._biased(part.spec) for part in experts):
-            calls += BIAS_CALLS * held
-            first += 1
-            again = "moe" in self.options.recompute  # or "moe_act"
-        return LAUNCH_S * calls / 2 + SYNC_S * first, LAUNCH_S * calls / 2 + SYNC_S * again
+        held, modules = sum(part.held for part in experts), self.options.recompute.split(",")
+        biased = any(self._biased(part.spec) for part in experts)
+        started = LAUNCH_S * (HOST_CALLS + BIAS_CALLS * biased) * held / 2
+        waits = started + SYNC_S * (1 + biased)  # of one forward pass
+        again = waits if "moe" in modules else SYNC_S * (biased and "moe_act" in modules)
+        others = LAUNCH_S * works / 2 * (graphs == "none")
+        return waits + others, started + others + again
 
     def _overlap(self, forward: Seconds, behind: Seconds) -> None:
         """Shorten expert exchanges that overlap with another micro-batch's passes (Megatron's combined 1F1B).

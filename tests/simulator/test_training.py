@@ -360,7 +360,11 @@ def test_biases_of_gated_experts_take_separate_kernels() -> None:
     moved = (22 + 32) * 24 * 1024 * 4 * 2880 * 2.0
     assert seconds(biased, "partial") - seconds(plain, "partial") == pytest.approx(moved / rate, rel=0.25)
     assert seconds(biased, "full") == pytest.approx(seconds(plain, "full"))
-    for way, waits, calls in (("moe_act", 3, 84), ("full", 4, 126)):  # all kernels of the forward pass again
+    for way, waits, calls in (
+        ("moe_act", 3, 84),
+        ("moe", 4, 126),
+        ("full", 4, 126),
+    ):  # kernels of the forward pass again
         again = step(biased, "partial", way).by_stream["host"]
         assert again == pytest.approx(24 * (waits * SYNC_S + calls * LAUNCH_S))
 
