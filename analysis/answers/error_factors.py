@@ -63,13 +63,7 @@ class Conditions(NamedTuple):
 
 
 Amounts = Mapping[str, float]
-"""Amount of each error factor in a run, by the factor's name; factors that the run does not have are left out. Training steps also have
-the kinds of their attention (`attention_kinds`)."""
-OF_KIND = "attention of kind "
-NEW_KIND = "attention without a measured training step"
-"""Factor of training steps whose model has a kind of attention that no step of a fit has."""
-
-
+"""Amount of each error factor in a run, by the factor's name; factors that the run does not have are left out."""
 TOGETHER = "lengths that are not published"
 
 
@@ -164,20 +158,13 @@ UNTOLD = (0,)
 OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
 """First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
 LATENT = "LatentAttention"
-PLAIN = {OF_KIND + "Attention", OF_KIND + LATENT}
-
-
-def attention_kinds(deployment: Deployment) -> frozenset[str]:
-    """Return the kinds of a model's attention: class after `OF_KIND`, and whether it has a window; MTP projections have no cache."""
-    mixers = [(type(x.mixer).__name__, x.mixer.state()) for x in deployment.model.layers]
-    return frozenset(
-        OF_KIND + name + " with a window" * bool(state.window) for name, state in mixers if state != State()
-    )
+PLAIN = ("Attention", LATENT)
 
 
 def _unusual_attention(conditions: Conditions) -> float:
-    """Return 1 if a layer's cache is not the keys and values of all tokens, else 0."""
-    return float(not attention_kinds(conditions.deployment) <= PLAIN)
+    """Return 1 if a layer's cache is not the keys and values of all tokens, else 0; MTP projections have no cache."""
+    mixers = [(type(x.mixer).__name__, x.mixer.state()) for x in conditions.deployment.model.layers]
+    return float(any(state != State() and (state.window or name not in PLAIN) for name, state in mixers))
 
 
 def _carried_power(conditions: Conditions) -> float:
@@ -261,8 +248,7 @@ class Widths(NamedTuple):
     """Fitted error factors.
 
     `kernels` and `first_kernels` are exponents of the kernels' error ratios, for steps and for TTFT. `table` has for each
-    quantity and factor the logarithms of measured over simulated time. Kinds of
-    attention with measured training steps have the width 0 in it.
+    quantity and factor the logarithms of measured over simulated time.
     """
 
     kernels: float
@@ -270,13 +256,8 @@ class Widths(NamedTuple):
     first_kernels: float = 1.0
 
     def _known(self, amount: Amounts, quantity: str) -> dict[str, tuple[float, float, float]]:
-        """Return the middle of each factor's error in a run, and the distances below and above it (logarithms).
-
-        The amount of `NEW_KIND` is 1 if a kind of the run's attention has no measured step.
-        """
+        """Return the middle of each factor's error in a run, and the distances below and above it (logarithms)."""
         table = self.table.get(quantity, {})
-        if any(name.startswith(OF_KIND) and name not in table for name in amount):
-            amount = {**amount, NEW_KIND: 1.0}
         known = [(name, amount.get(name, 0.0), r) for name, r in table.items()]
         return {name: (x * r.middle, x * (r.middle - r.low), x * (r.high - r.middle)) for name, x, r in known}
 

@@ -33,7 +33,7 @@ from ..show.declared import record, text
 from ..show.output import STAMPS
 from ..show.result import Drawing, Result
 from ..show.text import Blocks, Records, Rows, seconds
-from .error_factors import TRAINING, Conditions, amounts, attention_kinds, fitted_widths
+from .error_factors import TRAINING, Conditions, amounts, fitted_widths
 from .evidence import entry, evidence
 from .interval import Interval, KindErrors, energy_interval, interval_dict, power_interval, spoken_range
 
@@ -162,8 +162,7 @@ class Training(Result):
     def errors(self) -> KindErrors:
         """Return the inputs of the interval of the step's time."""
         alone = FITTED if self.deployment.system.device.name in CARDS else CONSTANTS
-        factors = amounts(Conditions(self.deployment, zero=self.options.zero))
-        return KindErrors(TRAINING, alone, {**factors, **dict.fromkeys(attention_kinds(self.deployment), 1.0)})
+        return KindErrors(TRAINING, alone, amounts(Conditions(self.deployment, zero=self.options.zero)))
 
     @property
     def sure(self) -> Interval:

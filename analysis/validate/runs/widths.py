@@ -21,8 +21,6 @@ from ...answers.error_factors import (
     ANY,
     FACTORS,
     FIRST,
-    NEW_KIND,
-    OF_KIND,
     POWER,
     STEP,
     TOGETHER,
@@ -138,13 +136,6 @@ def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, f
             for n, x in zip(scales.names, high.tolist(), strict=True)
         }
         table[quantity] = stay | ends
-    kinds = sorted({name for r in rows for name in r.amounts if name.startswith(OF_KIND)})
-    if kinds:
-        # No constant is fitted by kind, so the errors of a kind are its errors with the kind left out.
-        squares = [np.median([r.error for r in rows if kind in r.amounts]) ** 2 for kind in kinds]
-        new = round(QUANTILE * float(np.sqrt(np.mean(squares))), PLACES)
-        none = dict.fromkeys(kinds, Ratios(0.0, 0.0, 0.0))
-        table[TRAINING] = {**table[TRAINING], NEW_KIND: Ratios(-new, 0.0, new), **none}
     return Widths(round(powers[STEP], PLACES), table, round(powers[FIRST], PLACES))
 
 
