@@ -321,11 +321,8 @@ class LayerPrices:
 
     def _biased(self, part: RoutedKind) -> bool:
         """Return whether Megatron adds the biases of gated experts by separate kernels, which a full graph does not contain."""
-        return (
-            bool(getattr(part, "expert_bias", False))
-            and getattr(part, "matrices", 2) > 2
-            and self.options.graphs != "full"
-        )
+        gated = getattr(part, "matrices", 2) > 2
+        return bool(getattr(part, "expert_bias", False)) and gated and self.options.graphs != "full"
 
     def _sums(self, part: LayerKind, ops: Sequence[Op]) -> bool:
         """Return whether tensor-parallel devices sum a part's output; they do not if each device has its own tokens."""
@@ -395,5 +392,7 @@ class LayerPrices:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
         saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
-        kept, working = (size * self.m.tokens * d.shard.vocab / self.layout.tp for size in LOSSES[self.options.loss])
+        logits = self.m.tokens * d.shard.vocab / self.layout.tp
+        kept, working, outputs = (size * logits for size in LOSSES[self.options.loss])
+        kept += outputs * self.layout.microbatches * (self.layout.pp > 1)
         return Passes(forward, behind, saved_bytes + times * kept, working, joules=joules)

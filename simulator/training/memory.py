@@ -12,7 +12,8 @@ from .layout import TrainingLayout, TrainingOptions
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 
 AHEAD = 2
-"""Number of layers with gathered weights at once under ZeRO 3: the running layer and the next one."""
+"""Number of layers with gathered weights at once under ZeRO 3: the running layer and the next one. Also of layers with whole gradients under ZeRO 2 and 3:
+the running layer and the one whose gradients are scattered (`foreach_reduce` of pytorch/pytorch@8fc2039, torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class TrainingMemory:
     weights, gradients, optimizer : float
         Bytes of its shard, after ZeRO.
     gathered : float
-        Weights that ZeRO 3 gathers for the running layers.
+        Weights that ZeRO 3 gathers for the running layers, and gradients that ZeRO 2 and 3 do not scatter yet.
     activations : float
         Activations stored for backward passes, of all micro-batches in flight.
     working : float
@@ -143,10 +144,9 @@ def stage_memory(
     parameters = sum((stage_parameters(stages, i, layout.tp) for i in held), ParameterCounts(0.0, 0.0))
     # Two pipeline ranks with the same stages share states like data-parallel ranks.
     model_states = states(parameters, per_weight, options.zero, *(len(held) * ranks for ranks in layout.sharing))
-    gathered = 0.0
-    if options.zero == 3:
-        sizes = [layer_parameters(layer) for i in held for layer, _ in stages[i].groups]
-        gathered = AHEAD * per_weight.weights * max((p.dense + p.experts for p in sizes), default=0.0)
+    sizes = [layer_parameters(layer) for i in held for layer, _ in stages[i].groups]
+    each = per_weight.weights * (options.zero == 3) + per_weight.gradients * (options.zero >= 2)
+    gathered = AHEAD * each * max((p.dense + p.experts for p in sizes), default=0.0)
     working = max((p.working_bytes for p in passes), default=0.0)
     optimizer = model_states.optimizer * (not options.offload_optimizer)
     return TrainingMemory(model_states.weights, model_states.gradients, optimizer, gathered, waiting, working)

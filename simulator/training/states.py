@@ -17,12 +17,14 @@ RESIDENT = {"mxfp8": 2 * (1 + 1 / 32), "nvfp4": 2 * (0.5 + 1 / 16)}
 """Bytes of a weight that is stored twice, by rows and by columns, with block scales (Transformer Engine,
 docs/features/low_precision_training)."""
 
-LOSSES = {"fused": (4.0, 0.0), "in-place": (2.0, 0.0), "unfused": (4.0, 12.0)}
-"""Bytes of each logit that a loss stores until its backward pass, and additional bytes during that pass.
+LOSSES = {"fused": (4.0, 0.0, 0.0), "in-place": (2.0, 0.0, 0.0), "unfused": (4.0, 12.0, 2.0)}
+"""Bytes of each logit that a loss stores until its backward pass, additional bytes during that pass, and bytes that a pipeline stores until the end
+of the step.
 
 A fused kernel stores the gradient in 32 bits, or in place of the logits (NVIDIA/TransformerEngine,
 pytorch/triton/cross_entropy.py up to 2.16). PyTorch's loss stores probabilities; then it needs their exponentials, the sum
-with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py).
+with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py). PyTorch's last pipeline stage also keeps
+the 16-bit logits of all micro-batches (`output_chunks` of torch/distributed/pipelining/stage.py; pytorch/pytorch issue 159251).
 """
 
 

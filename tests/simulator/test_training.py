@@ -21,6 +21,7 @@ from opbyte.devices.calibrated.libraries import CUDNN
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.layers import LAUNCH_S, SYNC_S, board_clock, sustained
+from opbyte.simulator.training.memory import TrainingMemory
 from opbyte.simulator.training.pipeline import dual_order, in_flight, order, pass_seconds, pipeline_chunks, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.simulator.training.step import TrainingStep
@@ -319,6 +320,21 @@ def test_what_keeps_less_takes_longer(model: str) -> None:
     one, two = step(1), step(2)
     waits = sum(took for name, took in two.by_stream.items() if name.endswith("parallel"))
     assert two.seconds <= one.seconds + waits
+
+
+def test_frameworks_keep_logits_and_whole_gradients() -> None:
+    """PyTorch's last stage keeps 16-bit logits of all micro-batches; FSDP the gradients of two layers (mlp, attention, norms), in 32 bits."""
+    model = load_model("llama-3-8b")
+
+    def memory(pp: int = 1, zero: int = 1, loss: str = "unfused") -> TrainingMemory:
+        options = {"seq": 1024, "tp": 1, "gradient_bits": 32, "recompute": "none", "costs": "roofline"}
+        return train(model, roomy("h100-x8"), batch=64, pp=pp, zero=zero, loss=loss, **options).step.stages[-1].memory  # type: ignore[arg-type]
+
+    logits = 2 * 1024 * model.vocab * 64 / 4  # of 16 micro-batches on each of four ranks
+    assert memory(pp=2).activations - memory(pp=2, loss="fused").activations == pytest.approx(logits)
+    assert memory().activations == memory(loss="fused").activations
+    layer = 4096 * (4096 * 2 + 1024 * 2 + 14336 * 3 + 2)
+    assert [memory(zero=z).gathered for z in range(4)] == [0, 0, 2 * 4 * layer, 2 * (4 + 2) * layer]
 
 
 def test_auto_recomputes_what_is_faster_of_modules_and_layers() -> None:
