@@ -1,6 +1,6 @@
-"""Kernels of a serving framework: kernels of experts, and small ops that fusion leaves as kernels.
+"""Expert kernels of a serving framework.
 
-The expert kernels are by default its own. On data-centre Blackwell TensorRT-LLM's generated kernels, vLLM's rows in the tables
+By default its own. On data-centre Blackwell TensorRT-LLM's generated kernels, vLLM's rows in the tables
 (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle); scripts of the public
 benchmark (SemiAnalysisAI/InferenceX, benchmarks: dsr1_fp4_b200, dsr1_fp8_b200, gptoss_fp4_b200, also _trt) and recipes
 of split deployments (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml, recipes/trtllm/kimi-k25-nvfp4/b200-fp4) select them
@@ -16,13 +16,8 @@ Number formats of the checkpoints that serving frameworks load, by their usual n
 
 from __future__ import annotations
 
-import csv
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 from ...devices.calibrated.kernel_sets import LABELS, everywhere, named
 from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
@@ -119,32 +114,3 @@ def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, stored: s
     if framework == "vllm" and stored == "fp8_channel" and generation(device) == HOPPER:
         return "trtllm"
     return framework
-
-
-@cache
-def _rows() -> tuple[dict[str, str], ...]:
-    with (Path(__file__).parent / "fusion.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(csv.DictReader(file))
-
-
-def _names(cell: str, names: set[str]) -> bool:
-    return cell == "*" or not names.isdisjoint(cell.split())
-
-
-def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> tuple[str, ...]:
-    """Return the small ops with separate kernels, repeated by their number of kernels; by default of the version that was read."""
-    from .engines import sglang_version  # compiled code behind it
-    from .keys import numbers_of  # compiled code behind it
-
-    number = sglang_version(version) if engine == "sglang" else numbers_of(version) or (98,)
-    stored, cards = {model.numerics.weight_format("experts")}, {str(generation(device)), device.name}
-    kernels = {
-        row["op"]: int(row["kernels"])
-        for row in _rows()
-        if row["engine"] == engine
-        and numbers_of(row["since"] or "0.0") <= number < (numbers_of(row["before"]) or (99, 0))
-        and re.search(row["models"], model.architecture)
-        and _names(row["formats"], stored)
-        and _names(row["cards"], cards)
-    }
-    return tuple(Counter(kernels).elements())

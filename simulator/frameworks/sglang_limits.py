@@ -52,7 +52,13 @@ FULL_BEFORE = ("Gemma2", "Gemma3", "Olmo2", "GptOss", "Llama4")
 V4, SPARSE = "DeepseekV4ForCausalLM", ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
 V4_RUNNING, DRAFT_RUNNING = 256, 48
 """Defaults of `max_running_requests`: for DeepSeek-V4 since 0.5.12, and for all models with drafts."""
-PAGES: Mapping[str, int] = {V4: 256, "MiniMaxM3ForCausalLM": 128, **dict.fromkeys(SPARSE, 64)}
+PAGES: Mapping[str, int] = {
+    V4: 256,
+    **dict.fromkeys(
+        ("MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM", "MiniMaxM3SparseForConditionalGeneration"), 128
+    ),
+    **dict.fromkeys(SPARSE, 64),
+}
 """Page sizes that an architecture's attention needs [tokens]."""
 STRATEGIES = ("auto", "no_buffer", "extra_buffer", "extra_buffer_lazy")
 """Values of `mamba_radix_cache_strategy`."""

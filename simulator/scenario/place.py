@@ -15,7 +15,7 @@ from ...workloads.ops import LIBRARY_SUMS
 from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
-from ..frameworks.kernels import kernels_alone
+from ..frameworks.fusion import kernels_alone
 from ..frameworks.sharing import SHARING
 from ..option import flag_of
 from ..registry import PARTS

@@ -142,7 +142,7 @@ def test_every_layer_is_drawn_for_what_is_shown_alone(monkeypatch: pytest.Monkey
         assert b.chosen is not None
         assert a.chosen.devices == b.chosen.devices
         assert a.chosen.joules_per_token == pytest.approx(b.chosen.joules_per_token, rel=0.01)
-    assert "not worked out with --quick" in str(quick.blocks())
+    assert "not computed with --quick" in str(quick.blocks())
 
 
 def test_a_probe_that_the_whole_run_contradicts_does_not_stand(monkeypatch: pytest.MonkeyPatch) -> None:

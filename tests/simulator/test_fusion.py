@@ -9,7 +9,7 @@ import pytest
 
 from opbyte import roofline, simulate
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.frameworks.kernels import kernels_alone
+from opbyte.simulator.frameworks.fusion import kernels_alone
 from opbyte.workloads.catalog import load_model
 
 OFF = "disable_custom_all_reduce"

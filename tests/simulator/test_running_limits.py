@@ -50,6 +50,7 @@ def made(tmp_path: Path) -> Make:
         ("llama-3.1-70b", "h100-x8", "0.5.12", 0.812), ("deepseek-v3", "h200-x8", "0.5.12", 0.886),
         ("llama-3.1-8b", "b200-x1", "0.5.19", 0.854), ("llama-3.1-8b", "mi300x-x1", "0.5.9", 0.867 * 0.85),
         ("llama-3.1-70b", "h100-x8", "0.4.0", 0.81), ("gemma-4-26b-a4b", "h200-x1", "0.5.9", 0.907 * 0.95 * 0.9576),
+        ("minimax-m3", "h200-x8", "0.5.12", 0.897 * 0.95 * 0.89167),
     ],
 )  # fmt: skip
 def test_the_share_of_memory_follows_from_the_card(

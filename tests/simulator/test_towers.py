@@ -21,6 +21,7 @@ from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.parts.encoders.run import encoder_of
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys, read_config
 from opbyte.workloads.model import ModelSpec, with_tower
@@ -70,6 +71,9 @@ COUNTED = {
         {"downsample_ratio": 0.5, "text_config": {**TEXT, "hidden_size": 4096}}, 337_509_376, 9 * 256,
     ),
 }  # fmt: skip
+SHIPPED = {"minimax-m3": (865_567_232, 2691), "kimi-k3": (447_358_976, 2691), "step-3.7-flash": (1_981_014_784, 169)}
+"""Catalog entries: weights of the tower, and tokens of an image of 1920 x 1080. M3: the whole checkpoint less its language model (427,040,140,160 -
+426,174,572,928). Step: reference of the model_configs_2026 data. K3: summed over the tensors of SGLang's tower."""
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -78,6 +82,13 @@ def test_weights_and_tokens(name: str) -> None:
     tower = model(vision, **file).tower
     assert tower is not None
     assert (tower.params, tower.tokens((1920, 1080))) == (weights, tokens)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_towers_of_the_catalog(name: str) -> None:
+    tower = load_model(name).tower
+    assert tower is not None
+    assert (tower.params, tower.tokens((1920, 1080))) == SHIPPED[name]
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ def _merge(config: Config, vision: Config, traits: Traits) -> int:
     ratio = vision.values.get("pixel_shuffle_ratio", config.values.get("downsample_ratio"))
     if isinstance(ratio, (int, float)) and 0 < ratio <= 1:
         return round(1 / ratio)
+    if traits.projector == "strided":
+        return 4  # two convolutions with stride 2
     return 2 if traits.any_size else 1
 
 
@@ -136,7 +138,7 @@ def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower
     """Read a model's image tower from its vision section."""
     width = vision.size(*((("embed_dim",) if vision.has("embed_dim") else ()) + WIDTH))
     depth, heads = vision.layers(*DEPTH), vision.size(*HEADS)
-    head_dim = vision.size("head_dim", default=max(1, width // heads))
+    head_dim = vision.size("head_dim", default=max(1, vision.size("qkv_hidden_size", default=width) // heads))
     inner = vision.size(*INNER, default=0, least=0) if not vision.has("mlp_ratio") else 0
     if vision.has("mlp_ratio") and not inner:
         ratio = vision.values["mlp_ratio"]
@@ -241,6 +243,26 @@ def _merger(config: Config, vision: Config, width: int, merge: int, hidden: int)
     return (), matrices * (1 + deep), norm + (wide + out) * (1 + deep) + 2 * wide * deep
 
 
+def _plain_merger(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
+    """Return Kimi K3's projector: two matrices without biases after merged patches, and a norm."""
+    wide = width * merge**2
+    return (), ((wide, wide), (hidden, wide)), hidden
+
+
+def _minimax(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
+    """Return MiniMax-M3's projector: two matrices for each patch and two for each token, all with biases."""
+    middle = config.size("projector_hidden_size", default=hidden)
+    return ((middle, width), (hidden, middle)), ((middle, hidden * merge**2), (hidden, middle)), 2 * (middle + hidden)
+
+
+def _strided(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
+    """Return Step's projector: two 3 x 3 convolutions that each double the width, and a matrix without biases.
+
+    The first convolution is counted once for each token, not four times: 0.5 % of the tower's FLOPs are missing.
+    """
+    return (), ((2 * width, 9 * width), (4 * width, 18 * width), (hidden, 4 * width)), 6 * width
+
+
 def _pixtral(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     merging = ((width, width * merge**2),) if merge > 1 else ()
     bias = 2 * hidden * config.flag("multimodal_projector_bias", merge == 1)
@@ -262,6 +284,7 @@ def _llama4(config: Config, vision: Config, width: int, merge: int, hidden: int)
 
 PROJECTORS: dict[str, Callable[[Config, Config, int, int, int], Projected]] = {
     "mlp": _mlp, "linear": _linear, "merger": _merger, "pixtral": _pixtral, "glm": _glm, "llama4": _llama4,
+    "plain_merger": _plain_merger, "minimax": _minimax, "strided": _strided,
 }  # fmt: skip
 
 
