@@ -2,8 +2,9 @@
 
 Each mutant changes one place of one of `DECIDES`, drawn evenly over these files: a comparison, an operator, a number, a
 condition or a statement. The tests that ``make test CHANGED=1`` selects for the file run in its order, the nearest
-first, until the first that fails or for ``LIMIT_S`` seconds of an idle processor: where others share it, a second of
-processor time does less work, and counts by what a fixed loop takes. The same seed draws the same mutants of the same tree.
+first, until the first that fails with the mutant and passes without it, or for ``LIMIT_S`` seconds of an idle
+processor: where others share it, a second of processor time does less work, and counts by what a fixed loop takes.
+The same seed draws the same mutants of the same tree.
 A mutant that no compiled function holds meets the compiled code of the tree without it (`is_plain`): half a minute less.
 """
 
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +191,8 @@ def surroundings(tree: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(tree / "src"), "OPBYTE_CACHE": str(mutants.ROOT / ".cache")}
 
 
+anyway: list[str] = []
+"""Tests that fail without a mutant too: they catch none."""
 loops: list[float] = []
 """Seconds of a processor of every fixed loop so far; the shortest is an idle processor's."""
 
@@ -201,8 +205,24 @@ def slowness() -> float:
     return loops[-1] / min(loops)
 
 
+def tests_of(tree: Path, tests: list[str], cpu_s: float, others: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run tests of a tree until the first that fails, for some seconds of a processor; `others` change its surroundings."""
+    return subprocess.run(
+        ["prlimit", f"--cpu={int(cpu_s) + 1}", sys.executable, "-m", "pytest", "-q", "-x", "-n", "0",
+         "-p", "no:cacheprovider", "--no-header", *tests],
+        cwd=tree, env=surroundings(tree) | others, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@cache
+def fails_anyway(tests: str) -> bool:
+    """Whether tests fail in the committed tree too, where no mutant is."""
+    with tempfile.TemporaryDirectory() as name:
+        return tests_of(mutants.copy(Path(name)), tests.split(), 1200.0, {}).returncode not in (0, 5)
+
+
 def catch(tree: Path, mutant: Mutant, limit_s: float, plain: bool) -> str:
-    """What ends the tests of a mutant, which `is_plain` or not: the first that fails, their end, or the limit of their work."""
+    """What ends the tests of a mutant, which `is_plain` or not: the first that it fails, their end, or the limit of their work."""
     left = [t for t in changed.chosen([mutant.path]) if "/benchmarks/" not in t]
     own = {} if plain else {"OPBYTE_CACHE": str(tree / ".cache")}
     spent, passed, size = 0.0, 0, 1
@@ -210,11 +230,8 @@ def catch(tree: Path, mutant: Mutant, limit_s: float, plain: bool) -> str:
     while left and spent < limit_s:
         some, left, size = left[:size], left[size:], min(2 * size, 8)
         begun = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run = subprocess.run(
-            ["prlimit", f"--cpu={int(2 * before * (limit_s - spent)) + 1}", sys.executable, "-m", "pytest", "-q", "-x", "-n", "0",
-             "-p", "no:cacheprovider", "--no-header", *some],
-            cwd=tree, env=surroundings(tree) | own, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        without = [f"--deselect={test}" for test in anyway]
+        run = tests_of(tree, [*without, *some], 2 * before * (limit_s - spent), own)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         after = slowness()
         spent += (ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime) / ((before + after) / 2)
@@ -222,8 +239,13 @@ def catch(tree: Path, mutant: Mutant, limit_s: float, plain: bool) -> str:
         if run.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             break
         if run.returncode not in (0, 5):
-            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
-            return f"caught after {spent:.0f} s by {[*failed, f'exit code {run.returncode}'][0]}"
+            failed = [*re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", run.stdout, re.MULTILINE), " ".join(some)][0]
+            if not fails_anyway(failed):
+                return f"caught after {spent:.0f} s by {failed}, exit code {run.returncode}"
+            print(f"{failed} fails without a mutant too", flush=True)
+            anyway.append(failed)
+            left = [t for t in some if t not in failed.split()] + left
+            continue
         passed += len(some)
     return f"{'? ' if left else ''}ALIVE after {spent:.0f} s, {passed} files of tests pass, then {left[:1]}"
 
