@@ -253,9 +253,7 @@ def limit_on(searched: Searched, trials: Mapping[Candidate, Trial]) -> Searched:
 
 
 def _ruled_out(searched: Searched, most: float) -> str:
-    """Return the bound or error that excludes fewer than `most` devices without simulation; empty if none."""
+    """Return the bound that excludes fewer than `most` devices without simulation; empty if none."""
     ruled = [t for t in searched.tried if t.bound.copies is None and t.candidate.devices < most]
-    if not ruled:
-        return "" if searched.tried or searched.refused is None else str(searched.refused)
-    last = max(ruled, key=lambda t: t.candidate.devices)
-    return f"{last.system.name}, {last.candidate.layout}: {last.bound.why}"
+    last = max(ruled, key=lambda t: t.candidate.devices, default=None)
+    return "" if last is None else f"{last.system.name}, {last.candidate.layout}: {last.bound.why}"
