@@ -180,10 +180,11 @@ def test_infinite_rate_is_a_cache_without_end(write: str) -> None:
     assert (found.parts["kv-tiers"].counts.loaded > 0).all() or write == "through"
 
 
-def test_what_is_never_cheaper_is_no_tier() -> None:
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_what_is_never_cheaper_is_no_tier(write: str) -> None:
     """A link of a byte a second: nothing is written or loaded, and no step waits."""
     d = small("llama-3-8b")
-    slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), "back", "cheaper")
+    slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), write, "cheaper")
     without, found = served(d, None, 320), served(d, slow, 320)
     assert np.array_equal(stamps(without, 40), stamps(found, 40))
     assert not any(found.parts["kv-tiers"].counts.tolist()[0])
