@@ -24,6 +24,7 @@ AGAINST_REFERENCES = {
     "simulator/engine/": ("uncompiled", "scheduler", "policies", "prefix_cache"),
     "simulator/parts/": ("uncompiled", "composed", "parts_together"),
     "simulator/engine/kv": ("recorded",),
+    "simulator/engine/planning": ("validate_schedules",),
     "simulator/results/": ("recorded",),
     "devices/co": ("recorded",),
     "analysis/studies/": ("recorded",),

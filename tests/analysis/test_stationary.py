@@ -28,6 +28,7 @@ from opbyte.simulator.scenario import Scenario
 MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
 WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal", "framework": "vllm"}
 NOISE = 0.03
+ASKED = Scenario(model=MODEL, system=SYSTEM)
 
 
 def found(requests: int | None) -> SystemCapacity:
@@ -134,6 +135,16 @@ def test_a_latency_surely_beyond_its_limit_is_missed(
     assert stationary._latency(calm, tried, "ttft_p99", 1.0, None) == state
 
 
+def test_a_rate_above_that_of_full_engines_is_not_sustained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the requests of a run came slower, and its queue is stationary."""
+    monkeypatch.setattr(stationary, "_queue", lambda *_: ("holds", 0.0))
+    monkeypatch.setattr(stationary, "full_rate", lambda _: SimpleNamespace(sustains_per_s=5.0))
+    run: Any = SimpleNamespace(
+        window=SimpleNamespace(length_s=2.0), requests=np.rec.fromarrays([np.arange(3.0)], names="arrival_s")
+    )
+    assert stationary.stationary(run, ASKED.changed(rate=7.0)) is False
+
+
 @pytest.mark.parametrize(
     ("text", "knob"),
     [
@@ -144,7 +155,7 @@ def test_a_latency_surely_beyond_its_limit_is_missed(
 )
 def test_a_trace_without_times_has_its_load_as_a_rate(text: str, knob: tuple[str, float], tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text(text)
-    assert knob_of(Scenario(model=MODEL, system=SYSTEM).changed(trace=str(tmp_path / "trace.csv"))) == knob
+    assert knob_of(ASKED.changed(trace=str(tmp_path / "trace.csv"))) == knob
 
 
 def test_the_excess_over_a_limit_is_a_share_of_it() -> None:

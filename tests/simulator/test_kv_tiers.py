@@ -146,7 +146,7 @@ def test_same_schedule_as_the_reference(
     check_tiers(engine, slow)
 
 
-def turns(seed: int, n: int = 40) -> RequestBlock:
+def turns(seed: int, n: int) -> RequestBlock:
     """Sixteen texts asked again and again, in prompts of one to three pieces."""
     rng = np.random.default_rng(seed)
     which, pieces = rng.integers(0, 16, n), rng.integers(1, 4, n)
@@ -156,23 +156,24 @@ def turns(seed: int, n: int = 40) -> RequestBlock:
     )
 
 
-def served(deployment: Deployment, tiers: TierSettings | None, blocks: int, seed: int = 0) -> Engine:
+def served(tiers: TierSettings | None, blocks: int) -> Engine:
     policy = make_policy("vllm", max_sequences=3)
-    engine = Engine(deployment, policy, cache=CacheSettings(16, blocks, tiers=tiers))
-    engine.submit(turns(seed))
+    engine = Engine(small("llama-3-8b"), policy, cache=CacheSettings(16, blocks, tiers=tiers))
+    engine.submit(turns(0, 40))
     engine.advance(math.inf)
     return engine
 
 
 FREE = math.inf, 0.0
+OWN = KvTier("host", 1e10, 50e9, 1e-5)
+written = pytest.mark.parametrize("write", ["through", "back"])
 
 
-@pytest.mark.parametrize("write", ["through", "back"])
+@written
 def test_infinite_rate_is_a_cache_without_end(write: str) -> None:
     """Memory for three running prompts, and all that ever was in tiers of no time: all is found."""
-    d = small("llama-3-8b")
     settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
-    endless, found, short = (served(d, None, 100_000), served(d, settings_, 320), served(d, None, 320))
+    endless, found, short = served(None, 100_000), served(settings_, 320), served(None, 320)
     assert np.array_equal(stamps(endless, 40), stamps(found, 40))
     for counter in ("hits", "prompt_tokens", "steps"):
         assert endless.state.counters[0][counter] == found.state.counters[0][counter]
@@ -180,12 +181,11 @@ def test_infinite_rate_is_a_cache_without_end(write: str) -> None:
     assert (found.parts["kv-tiers"].counts.loaded > 0).all() or write == "through"
 
 
-@pytest.mark.parametrize("write", ["through", "back"])
+@written
 def test_what_is_never_cheaper_is_no_tier(write: str) -> None:
     """A link of a byte a second: nothing is written or loaded, and no step waits."""
-    d = small("llama-3-8b")
     slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), write, "cheaper")
-    without, found = served(d, None, 320), served(d, slow, 320)
+    without, found = served(None, 320), served(slow, 320)
     assert np.array_equal(stamps(without, 40), stamps(found, 40))
     assert not any(found.parts["kv-tiers"].counts.tolist()[0])
 
@@ -247,25 +247,20 @@ def test_a_larger_tier_never_hits_less(seed: int, room: int, more: int) -> None:
     assert (found[0] <= found[1]).all()
 
 
-def stream_of(seed: int, n: int = 60) -> RequestStream:
-    return RequestStream("turns", True, None, lambda: iter((turns(seed, n),)))
-
-
 def test_replicas_share_a_pool_through_failures() -> None:
     """Of two replicas that take turns each finds what the other has stored; a failure loses the one's memory
     and nothing of the pool but what was on its way."""
-    d, policy = small("llama-3-8b"), make_policy("vllm", max_sequences=3)
-    own = KvTier("host", 1e10, 50e9, 1e-5)
+    d, stream = small("llama-3-8b"), RequestStream("turns", True, None, lambda: iter((turns(1, 60),)))
     pool = KvTier("shared", 1e10, 25e9, 1e-5)
 
     def found(*tiers: KvTier, faults: Faults | None = None) -> Any:
         cache = CacheSettings(16, 320, tiers=TierSettings(tiers))
-        return run(d, policy, stream_of(1), fleet=Fleet(replicas=2, faults=faults), cache=cache)
+        return run(d, make_policy("vllm", max_sequences=3), stream, fleet=Fleet(replicas=2, faults=faults), cache=cache)
 
-    alone, shared = found(own), found(own, pool)
+    alone, shared = found(OWN), found(OWN, pool)
     assert shared.cached_tokens > alone.cached_tokens
     assert shared.parts["kv-tiers"].tiers[1].hit_tokens > 0
-    again = found(own, pool, faults=Faults(((0, 300 * GAP_S),)))
+    again = found(OWN, pool, faults=Faults(((0, 300 * GAP_S),)))
     assert again.failures == 1
     assert len(again.requests.request_id) == 60
     assert again.parts["kv-tiers"].tiers[1].hit_tokens > shared.parts["kv-tiers"].tiers[1].hit_tokens
@@ -273,19 +268,18 @@ def test_replicas_share_a_pool_through_failures() -> None:
         assert tier.peak_bytes <= tier.capacity_bytes
 
 
-REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
-    ({}, "llama-3-8b", "chunked", "has no prefix cache"),
-    ({}, "llama-3-8b", "sglang", "cannot be combined with --policy sglang"),
-    ({}, "windowed", "vllm", "windows or constant states"),
+REFUSED = (
+    ("llama-3-8b", "chunked", "has no prefix cache"),
+    ("llama-3-8b", "sglang", "cannot be combined with --policy sglang"),
+    ("windowed", "vllm", "windows or constant states"),
 )
 
 
-@pytest.mark.parametrize(("degrees", "model", "policy", "reason"), REFUSED)
-def test_what_is_not_simulated_is_refused(degrees: dict[str, Any], model: str, policy: str, reason: str) -> None:
-    d = small(model, "h100-x2" if degrees else "h100-x1", "uniform", **degrees)
-    cache = CacheSettings(tiers=TierSettings((KvTier("host", 1e12, 50e9, 1e-5),)))
+@pytest.mark.parametrize(("model", "policy", "reason"), REFUSED)
+def test_what_is_not_simulated_is_refused(model: str, policy: str, reason: str) -> None:
+    cache = CacheSettings(tiers=TierSettings((OWN,)))
     with pytest.raises(InputError, match=rf"--kv-tiers.*{reason}"):
-        Engine(d, make_policy(policy), cache=cache)
+        Engine(small(model), make_policy(policy), cache=cache)
 
 
 def test_a_tier_smaller_than_a_block() -> None:
