@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for bad input."""
     if arguments is None:  # in a process of its own, most objects stay: looking for others took a sixth of a warm start
         gc.set_threshold(20_000, 50)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, so that the next file would be taken for it
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal's encoding may lack a name's letters
             stream.reconfigure(errors="backslashreplace")
@@ -50,8 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
                     raise InputError(f"opbyte {former}", f"is now {LISTED['moved'][former]} (docs/upgrading.md)")
             command = _command(None if COMPLETING in os.environ else name)
             status = command.main(words, prog_name="opbyte", standalone_mode=False)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
     except Ended as error:

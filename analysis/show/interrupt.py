@@ -64,11 +64,19 @@ def endable() -> Iterator[None]:
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    unraisable = sys.unraisablehook
+    # Python drops what a finalizer raises. Then `_watch` ends the process, and the line of an end is enough.
+    sys.unraisablehook = lambda dropped: None if isinstance(dropped.exc_value, Ended) else unraisable(dropped)
     try:
         with _handled(end, taken, writer):
             threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
             yield
+    except Exception:
+        if lines:  # an extension that was being imported reports `Ended` as an error of its own
+            raise Ended(lines[0]) from None
+        raise
     finally:
+        sys.unraisablehook = unraisable
         os.close(writer)  # the thread reads the end of the pipe, and ends
 
 

@@ -160,6 +160,8 @@ class OutputFolder:
         """Make a folder and those above it, remembering which are new."""
         missing = [p for p in (folder, *folder.parents) if not p.exists()]
         for path in reversed(missing):
+            if path.is_symlink():
+                raise NotADirectoryError(0, "it is a link to what does not exist")
             path.mkdir(exist_ok=True)
             self._made.append(path)
         if not folder.is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,12 @@ def test_output_that_goes_nowhere(env: dict[str, str]) -> None:
                           stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_command_needs_no_standard_error(env: dict[str, str]) -> None:
+    line = f"exec {shlex.join([*COMMAND, *SMALL, '--json'])} 2>&-"
+    done = subprocess.run(["sh", "-c", line], env=env, stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout)["requests"] == 20
 
 
 def test_light_commands_leave_heavy_packages_alone(env: dict[str, str]) -> None:

@@ -135,6 +135,32 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, start: Start, ab
     assert ends(worker)
 
 
+def test_an_error_that_a_signal_causes_is_reported_as_the_signal() -> None:
+    """An extension that is being imported when the signal comes fails with an `ImportError`."""
+
+    def load() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Ended as error:
+            raise ImportError("initialization failed") from error
+
+    with pytest.raises(Ended, match="SIGTERM"), endable():
+        load()
+
+
+def test_a_signal_in_a_finalizer_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    with endable():
+        Freed()
+    assert printed == []
+    assert sys.unraisablehook == printed.append
+
+
 def test_ctrl_c_while_the_command_loads_shows_no_traceback(start: Start) -> None:
     script = (
         "import os, signal, sys\n"
@@ -153,6 +179,13 @@ def until_begun(mark: Path) -> None:
     while not mark.exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert mark.exists()
+
+
+def test_a_link_to_nothing_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="is a link to what does not exist"):
+        OutputFolder(tmp_path / "link" / "run")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_what_compiled_code_holds_up_is_ended_from_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
