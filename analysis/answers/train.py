@@ -276,7 +276,7 @@ def train(
     sequence_parallel: bool = True, interleave: int = 1, dropout: bool = False, cp: int = 1,
     pipeline_layout: str = "", overlap_experts: bool = False, overlap_tp: bool | None = None,
     graphs: str = "auto", schedule: str = "1f1b", replicas: int = 1, offload: int = 0, offload_optimizer: bool = False, offload_modules: str = "",
-    cp_exchange: str = "ring", moment_bits: int = 32, gradient_bits: int = 16, loss: str = "fused", mtp: int | None = None, **options: Unpack[DeployOptionsKeywords],
+    cp_exchange: str = "ring", moment_bits: int = 32, gradient_bits: int = 16, loss: str = "fused", mtp: int | None = None, bf16_first: int = 0, bf16_last: int = 0, **options: Unpack[DeployOptionsKeywords],
 ) -> Training:  # fmt: skip
     """Cost one training step: forward and backward passes, gradients, Adam.
 
@@ -320,14 +320,14 @@ def train(
         Comma-separated modules whose inputs are offloaded to host memory, from `simulator.training.layout.OFFLOADS`.
     cp_exchange : str
         How context-parallel ranks exchange keys and values: "ring", "all-gather" or "all-to-all" (Ulysses).
-    moment_bits : int
-        Bits of each of Adam's moments: 8, 16 or 32.
-    gradient_bits : int
-        Bits of the gradients that micro-batches and ranks sum: 16 or 32.
+    moment_bits, gradient_bits : int
+        Bits of each of Adam's moments (8, 16 or 32), and of the gradients that micro-batches and ranks sum (16 or 32).
     loss : str
         Loss by one kernel ("fused"; "in-place": its gradient overwrites the logits), or by several ("unfused").
     mtp : int, optional
         Multi-token-prediction heads that are trained; as many as the model's file states if not given.
+    bf16_first, bf16_last : int
+        First and last layers of the model whose products stay in 16 bits.
     **options
         Options of `simulator.scenario.options.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
         framework, host, all_to_all, placement, attention, power_cap, clock.
@@ -366,6 +366,7 @@ def train(
         check_count(cp, "--cp", 1), pipeline_layout, overlap_experts, overlap_tp, graphs,
         check_count(offload, "--offload", 0), offload_optimizer, schedule, check_count(replicas, "--replicas", 1),
         offload_modules, cp_exchange, check_count(moment_bits, "--moment-bits", 1), gradient_bits, loss,
+        check_count(bf16_first, "--bf16-first", 0), check_count(bf16_last, "--bf16-last", 0),
     )  # fmt: skip
     layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
     deployment = training_deployment(

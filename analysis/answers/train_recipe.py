@@ -299,7 +299,7 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
             options.setdefault(name, read(keys, key))
     model = file.part("model").values
     if not titan:
-        return options | _recomputed(file.part("model")) | _graphs(model), None
+        return options | _wide(file) | _recomputed(file.part("model")) | _graphs(model), None
     converters = str(model.get("converters"))
     if "float8" in converters or "mx" in converters:
         options["dtype"] = "fp8" if "float8" in converters else "mxfp8"
@@ -314,6 +314,20 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
     elif file.part("parallelism").text("fsdp_reshard_after_forward", "default") != "always":
         options["zero"] = min(options.get("zero", STAGED), STAGED)
     return TITANS | options, None if options.get("batch", -1) > 0 else local
+
+
+def _wide(file: Keys) -> dict[str, int]:
+    """Return how many layers stay in 16 bits; recipes with one scale per tensor name some (Megatron-Bridge@0509780, training/mixed_precision.py)."""
+    named = file.values.get("mixed_precision")
+    if isinstance(named, str):
+        layers = 2 if named.startswith(("nemotron", "nanov2")) else 1
+        return {"bf16_first": layers, "bf16_last": layers} if "current" in named else {}
+    for section, usual in (("mixed_precision", 0), ("model", 1)):
+        keys = file.part(section)
+        if keys.flag("first_last_layers_bf16", False):
+            ends = ("first", "start"), ("last", "end")
+            return {f"bf16_{at}": keys.count(f"num_layers_at_{end}_in_bf16", usual, least=0) for at, end in ends}
+    return {}
 
 
 def _check_keys(file: Keys, framework: str) -> None:

@@ -47,7 +47,7 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 TRAINED = ("batch: int", "seq: int | None", "micro_batch: int", "zero: int", "recompute: str",
            "sequence_parallel: bool", "interleave: int", "dropout: bool", "cp: int", "pipeline_layout: str", "overlap_experts: bool",
            "overlap_tp: bool | None", "graphs: str",
-           "schedule: str", "replicas: int", "offload: int", "offload_optimizer: bool", "offload_modules: str", "cp_exchange: str", "moment_bits: int", "gradient_bits: int", "loss: str", "mtp: int | None")  # fmt: skip
+           "schedule: str", "replicas: int", "offload: int", "offload_optimizer: bool", "offload_modules: str", "cp_exchange: str", "moment_bits: int", "gradient_bits: int", "loss: str", "mtp: int | None", "bf16_first: int", "bf16_last: int")  # fmt: skip
 """Options of `train` in addition to a deployment's."""
 APART = ("host", "strict")
 """Options of a deployment that a server, which has its own host, does not accept."""

@@ -236,6 +236,8 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     gradient_bits: int
     loss: str
     mtp: int | None
+    bf16_first: int
+    bf16_last: int
 
 
 class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, total=False):

@@ -6,12 +6,13 @@ Korthikanti et al. (arXiv 2205.05198), table 2. They are computed from the ops, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...workloads.layers import Run
+from ...workloads.layers import LatentAttention, Run, SparseLatentAttention, is_routed
 from ...workloads.ops import Op, about
 from ...workloads.training import ALTERNATE, MODULES, SAVED_BITS, idle
+from ..deploy.deployment import Deployment
 from .layout import TrainingOptions
 
 INPUT_READERS = frozenset(
@@ -218,3 +219,25 @@ ATTENDS = frozenset({"sparse_prefill"})
 def _split(options: TrainingOptions, tp: int) -> int:
     """Return the number of devices that share a tensor of the whole width."""
     return tp if options.sequence_parallel else 1
+
+
+LATENT = (LatentAttention, SparseLatentAttention)
+"""Layer kinds with the module `mla_up_proj`."""
+
+
+def least_first(deployment: Deployment) -> Iterator[str]:
+    """Generate sets of modules to recompute, starting with none; modules that save most per second are added first."""
+    yield "none"
+    chosen: list[str] = []
+    layers = deployment.shard.layers
+    latent = any(isinstance(part, LATENT) for layer in layers for part in layer.parts)
+    dense = any(not is_routed(layer.ffn) for layer in layers if layer.ffn is not None)
+    for module, there in (
+        ("mla_up_proj", latent),
+        ("moe_act", bool(deployment.experts)),
+        ("layernorm", True),
+        ("mlp", dense),
+    ):
+        if there:
+            chosen.append(module)
+            yield ",".join(chosen)

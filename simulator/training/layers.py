@@ -42,7 +42,7 @@ from ..deploy.placement import regions
 from .activations import input_bytes, layer_bytes, offloaded_bytes, part_bytes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import Passes
-from .states import LOSSES, BytesPerWeight
+from .states import LOSS_SUMS, LOSSES, BytesPerWeight
 
 SUSTAINED = {(HOPPER, "fp8"): 1.19, (BLACKWELL, "fp8"): 1.17, (BLACKWELL, "fp4"): 0.80}
 """Ratio of a matrix kernel's time in training to its time in serving, by generation and arithmetic. Other formats have the ratio of the 8-bit format;
@@ -128,11 +128,6 @@ LAUNCH_S, SYNC_S = 13.6e-6, 1.45e-3
 Seconds = defaultdict[str, float]
 
 
-def _none() -> Seconds:
-    """Return an empty mapping from labels to seconds."""
-    return defaultdict(float)
-
-
 @dataclass
 class LayerPrices:
     """Cost model of the layers of a training step, with the results so far.
@@ -157,6 +152,13 @@ class LayerPrices:
     def prices(self) -> Prices:
         return Prices(self.deployment)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether exchanges between tensor-parallel devices overlap with products."""
+        o, narrow = self.options, self.deployment.run.numerics.weight_format("ffn") == "nvfp4"
+        usual = o.sequence_parallel and not self.deployment.experts and not narrow
+        return usual if o.overlap_tp is None else o.overlap_tp
+
     def layer(self, layer: Layer, uncut: Layer, experts: Sequence[ExpertPart], again: bool = False) -> Passes:
         """Return the passes of one layer; equal layers with equal loads are predicted once.
 
@@ -180,7 +182,7 @@ class LayerPrices:
         run, m, o = self.deployment.run, self.m, self.options
         expert_parts = iter(experts)
         tp, hidden = self.layout.tp, layer.mixer.hidden
-        forward, behind, joules, weights_s = _none(), _none(), _none(), 0.0
+        forward, behind, joules, weights_s = Seconds(float), Seconds(float), Seconds(float), 0.0
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
             layer.parts, training_ops(layer, m, run), training_ops(uncut_layer, m, run), strict=True
@@ -266,11 +268,7 @@ class LayerPrices:
 
     def _shown(self, share: float) -> float:
         """Return the exposed share of an exchange between tensor-parallel devices; overlap with products uses their SMs."""
-        o, numerics = self.options, self.deployment.run.numerics
-        usual = o.sequence_parallel and not self.deployment.experts and numerics.weight_format("ffn") != "nvfp4"
-        if not (usual if o.overlap_tp is None else o.overlap_tp):
-            return 1.0
-        return share + (1.0 - share) * self._taken(SPLIT_SMS)
+        return share + (1.0 - share) * self._taken(SPLIT_SMS) if self.overlaps else 1.0
 
     def _taken(self, sms: float) -> float:
         """Return the share of a device's cores in `sms`; 0 if their number is unknown, as for TPUs, whose exchanges use none."""
@@ -373,7 +371,7 @@ class LayerPrices:
 
     def embedding(self) -> Passes:
         """Predict both passes of the embedding, with its sum over the devices that share the vocabulary."""
-        d, forward, behind, joules = self.deployment, _none(), _none(), _none()
+        d, forward, behind, joules = self.deployment, Seconds(float), Seconds(float), Seconds(float)
         ops = embedding_ops(d.shard, self.m, d.run)
         self._price(ops, forward, behind, joules)
         if self.layout.tp > 1 and d.shard.vocab:
@@ -384,12 +382,14 @@ class LayerPrices:
 
     def head(self) -> Passes:
         """Predict both passes of final norm, logits and loss, including those of each multi-token-prediction head."""
-        d, forward, behind, joules = self.deployment, _none(), _none(), _none()
+        d, forward, behind, joules = self.deployment, Seconds(float), Seconds(float), Seconds(float)
         times = losses(d.model)
         ops = loss_ops(d.shard, self.m, d.run, self.layout.tp)
         self._price(ops * times, forward, behind, joules)
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
+            tensor = self.layout.group(d.system, self.layout.tp, 1)
+            forward[TENSOR] += times * LOSS_SUMS * self.prices.exchange("all_reduce", 4.0 * self.m.tokens, tensor)
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
         saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
         logits = self.m.tokens * d.shard.vocab / self.layout.tp

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import gcd
 from types import MappingProxyType
 
@@ -104,6 +105,8 @@ class TrainingOptions:
         One of `MOMENT_BITS`, and of `GRADIENT_BITS`.
     loss : str
         One of `states.LOSSES`: the implementation of the loss.
+    bf16_first, bf16_last : int
+        Layers at the start and at the end of the model whose products stay in 16 bits; MTP layers do not count.
     """
 
     batch: int
@@ -128,6 +131,8 @@ class TrainingOptions:
     moment_bits: int = 32
     gradient_bits: int = 16
     loss: str = "fused"
+    bf16_first: int = 0
+    bf16_last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,11 @@ class TrainingLayout:
     def expert_dp(self) -> int:
         """Number of replicas of the experts."""
         return self.tp * self.copies // self.expert_block
+
+    def numbers(self, stage: int) -> list[int]:
+        """Return the places in the model of a stage's layers."""
+        starts = [*accumulate(self.chunks, initial=0)]
+        return [n for k in range(stage, len(self.chunks), self.pp) for n in range(starts[k], starts[k + 1])]
 
     @property
     def serving(self) -> Layout:
@@ -247,6 +257,8 @@ def training_layout(
         len(model.layers) - extra, model.mtp_heads, pp, options.interleave, options.pipeline_layout
     )
     chunks = (*chunks[:-1], chunks[-1] + extra - model.mtp_heads)
+    if options.bf16_first + options.bf16_last > len(model.layers) - extra:
+        raise InputError("--bf16-first plus --bf16-last", f"must be at most the {len(model.layers) - extra} layers")
     if copies % options.replicas:
         raise InputError(
             f"--replicas {options.replicas}",

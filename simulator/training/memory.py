@@ -129,6 +129,7 @@ def stage_memory(
     per_weight: BytesPerWeight,
     passes: Sequence[Passes],
     waiting: float,
+    formats: Sequence[Sequence[float]],
 ) -> TrainingMemory:
     """Return the memory of one device of a pipeline stage, by kind [B].
 
@@ -140,16 +141,22 @@ def stage_memory(
         Passes of the stage's layers, embedding and head.
     waiting : float
         Peak of stored activations [B].
+    formats : sequence of sequence of float
+        Bytes of a weight in each layer of all stages.
     """
     parameters = sum((stage_parameters(stages, i, layout.tp) for i in held), ParameterCounts(0.0, 0.0))
     # Two pipeline ranks with the same stages share states like data-parallel ranks.
-    model_states = states(parameters, per_weight, options.zero, *(len(held) * ranks for ranks in layout.sharing))
-    sizes = [layer_parameters(layer) for i in held for layer, _ in stages[i].groups]
-    each = per_weight.weights * (options.zero == 3) + per_weight.gradients * (options.zero >= 2)
-    gathered = AHEAD * each * max((p.dense + p.experts for p in sizes), default=0.0)
+    zero, ranks, each = options.zero, [len(held) * n for n in layout.sharing], per_weight.weights
+    model_states = states(parameters, per_weight, zero, *ranks)
+    sizes = [(layer_parameters(la), b) for i in held for la, b in zip(stages[i].layers, formats[i], strict=True)]
+    whole = [(p.dense + p.experts) * (b * (zero == 3) + per_weight.gradients * (zero >= 2)) for p, b in sizes]
+    gathered = AHEAD * max(whole, default=0.0)
+    weights = model_states.weights + sum(
+        states(p, BytesPerWeight(b - each, 0.0, 0.0), zero, *ranks).weights for p, b in sizes
+    )
     working = max((p.working_bytes for p in passes), default=0.0)
     optimizer = model_states.optimizer * (not options.offload_optimizer)
-    return TrainingMemory(model_states.weights, model_states.gradients, optimizer, gathered, waiting, working)
+    return TrainingMemory(weights, model_states.gradients, optimizer, gathered, waiting, working)
 
 
 SPARE = 0.5

@@ -26,6 +26,9 @@ pytorch/triton/cross_entropy.py up to 2.16). PyTorch's loss stores probabilities
 with the target's -1, and the gradient (pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py). PyTorch's last pipeline stage also keeps
 the 16-bit logits of all micro-batches (`output_chunks` of torch/distributed/pipelining/stage.py; pytorch/pytorch issue 159251).
 """
+LOSS_SUMS = 3
+"""Sums in 32 bits for each token among devices that split the vocabulary: largest logit, logit of the target, and exponentials (NVIDIA/Megatron-LM@d98e8a6,
+core/tensor_parallel/cross_entropy.py; pytorch/pytorch@02eef6b, torch/distributed/tensor/parallel/loss.py). The backward pass has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,17 @@ optimizer, and the part of the weights' gather that is not hidden by the first f
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 
 from ...workloads.batch import Moments
-from ...workloads.layers import LatentAttention, SparseLatentAttention, is_routed
 from ...workloads.layers.base import elementwise
 from ...workloads.training import RepeatedOp, whole_sequences
 from ...workloads.training_parts import Flops, step_flops
 from ..deploy.deployment import Deployment
+from .activations import least_first
 from .layers import CONTEXT, EXPERT, HOST, TENSOR, LayerPrices
 from .layout import DUAL, TrainingLayout, TrainingOptions, stages_of
 from .memory import OFFLOAD, Passes, TrainingMemory, check_fits, host_seconds, offloaded, stage_memory, usable_bytes
@@ -152,28 +152,6 @@ def _step(bench: LayerPrices, stages: tuple[TrainingStage, ...]) -> TrainingStep
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
-LATENT = (LatentAttention, SparseLatentAttention)
-"""Layer kinds with the module `mla_up_proj`."""
-
-
-def least_first(deployment: Deployment) -> Iterator[str]:
-    """Generate sets of modules to recompute, starting with none; modules that save most per second are added first."""
-    yield "none"
-    chosen: list[str] = []
-    layers = deployment.shard.layers
-    latent = any(isinstance(part, LATENT) for layer in layers for part in layer.parts)
-    dense = any(not is_routed(layer.ffn) for layer in layers if layer.ffn is not None)
-    for module, there in (
-        ("mla_up_proj", latent),
-        ("moe_act", bool(deployment.experts)),
-        ("layernorm", True),
-        ("mlp", dense),
-    ):
-        if there:
-            chosen.append(module)
-            yield ",".join(chosen)
-
-
 def _prices(deployment: Deployment, layout: TrainingLayout, options: TrainingOptions) -> LayerPrices:
     """Return the cost model of a micro-batch on one rank; context-parallel ranks have a part of each sequence."""
     sequences = whole_sequences(options.micro_batch, options.seq, deployment.shard.windows)
@@ -189,11 +167,12 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     uncut, experts = stages_of(d.model, layout), iter(d.experts)
     again = bench.options.recompute.removeprefix("full:")
     full = len(d.model.layers) if again == "full" else int(again) if again.isdecimal() else 0
-    passes, offload = [], bench.options.offload
-    for s, (stage, uncut_stage) in enumerate(zip(d.stages, uncut, strict=True)):
+    passes, offload = list[list[tuple[Passes, ...]]](), bench.options.offload
+    benches = _benches(bench)
+    for stage, uncut_stage, own in zip(d.stages, uncut, benches, strict=True):
         priced = [
-            bench.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
-            for i, (layer, old) in enumerate(zip(stage.layers, uncut_stage.layers, strict=True))
+            at.layer(layer, old, [next(experts) for _ in layer.expert_parts], i < full)
+            for i, (at, layer, old) in enumerate(zip(own, stage.layers, uncut_stage.layers, strict=True))
         ]
         share, option = (
             (len(priced) / min(offload, len(priced)), "--offload") if offload else (1.0, "--offload-modules")
@@ -202,7 +181,7 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
         layers = iter(
             offloaded(p, d.system, size, share, option) if size else p for p, size in zip(priced, moved, strict=True)
         )
-        passes.append([tuple(islice(layers, size)) for size in layout.chunks[s :: layout.pp]])
+        passes.append([tuple(islice(layers, size)) for size in layout.chunks[len(passes) :: layout.pp]])
     embedding, head = bench.embedding(), bench.head()
     kept_bytes = [[sum(p.kept_bytes for p in chunk) for chunk in chunks] for chunks in passes]
     # The embedding's dropout mask counts as in Korthikanti et al.
@@ -212,13 +191,29 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     waiting = _of_ranks(waiting, layout, bench.options)
     last = layout.pp - 1
     return tuple(
-        _stage(bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s])
+        _stage(
+            bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s], benches
+        )
         for s, chunks in enumerate(passes)
     )
 
 
+def _benches(bench: LayerPrices) -> list[list[LayerPrices]]:
+    """Return the cost models of each stage's layers: the first and the last may stay in 16 bits, those of MTP do not (Megatron-LM, fp8_utils.py)."""
+    d, o = bench.deployment, bench.options
+    plain = replace(d.run.numerics, weights=())
+    wide = replace(
+        bench, deployment=replace(d, run=replace(d.run, numerics=plain)), options=replace(o, overlap_tp=bench.overlaps),
+        bytes_each=replace(bench.bytes_each, weights=plain.act_bytes), _known={},
+    )  # fmt: skip
+    layers = len(d.model.layers) - d.model.mtp_heads * len(d.model.mtp)
+    ends = {*range(o.bf16_first), *range(layers - o.bf16_last, layers)}
+    return [[wide if n in ends else bench for n in bench.layout.numbers(s)] for s in range(bench.layout.pp)]
+
+
 def _stage(
-    bench: LayerPrices, index: int, chunks: tuple[tuple[Passes, ...], ...], ends: tuple[Passes | None, Passes | None], waiting: float
+    bench: LayerPrices, index: int, chunks: tuple[tuple[Passes, ...], ...], ends: tuple[Passes | None, Passes | None], waiting: float,
+    benches: Sequence[Sequence[LayerPrices]],
 ) -> TrainingStage:  # fmt: skip
     """Return a stage's passes with its exchanges and memory; `waiting` is the peak of stored activations [B]."""
     d, layout, options = bench.deployment, bench.layout, bench.options
@@ -228,10 +223,14 @@ def _stage(
     # Embedding and head are added to the first or last layer.
     place = 0 if index == 0 else len(layer_counts) - 1
     layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
-    known = {p: _exchanges(bench, p) for p in dict.fromkeys(layer_counts)}
-    gathers, scatters = zip(*(known[p] for p in layer_counts), strict=True)
+    formats = [[at.bytes_each.weights for at in own] for own in benches]
+    keys = list(zip(layer_counts, formats[index] or [bench.bytes_each.weights], strict=True))
+    known = {key: _exchanges(bench, *key) for key in dict.fromkeys(keys)}
+    gathers, scatters = zip(*(known[key] for key in keys), strict=True)
     passes = [p for part in (*chunks, ends) for p in part if p is not None]
-    memory = stage_memory(d.stages, _held(layout, options, index), layout, options, bench.bytes_each, passes, waiting)
+    memory = stage_memory(
+        d.stages, _held(layout, options, index), layout, options, bench.bytes_each, passes, waiting, formats
+    )
     return TrainingStage(chunks, *ends, parameters, gathers, scatters, memory)
 
 
@@ -245,8 +244,8 @@ def _of_ranks(values: Sequence[float], layout: TrainingLayout, options: Training
     return [sum(values[i] for i in _held(layout, options, s)) for s in range(len(values))]
 
 
-def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, float]:
-    """Return the gather time of a layer's weights, and the scatter time of its gradients, among the replicas [s]."""
+def _exchanges(bench: LayerPrices, counts: ParameterCounts, stored: float) -> tuple[float, float]:
+    """Return the gather time of a layer's weights of `stored` bytes, and the scatter time of its gradients, among the replicas [s]."""
     layout, per_weight, system = bench.layout, bench.bytes_each, bench.deployment.system
     zero, price, scatter, gather = bench.options.zero, bench.prices.exchange, 0.0, 0.0
     kind = "all_reduce" if zero == 0 else "reduce_scatter"
@@ -256,7 +255,7 @@ def _exchanges(bench: LayerPrices, counts: ParameterCounts) -> tuple[float, floa
     ):  # fmt: skip
         group = layout.group(system, ranks, stride)
         scatter += price(kind, count * per_weight.gradients, group)
-        gather += price("all_gather", count * per_weight.weights, group)
+        gather += price("all_gather", count * stored, group)
         # Groups that share the states sum their parts of the gradients.
         others = layout.group(system, all_ranks // ranks, stride * ranks)
         scatter += price("all_reduce", count * per_weight.gradients / (ranks if zero else 1), others)

@@ -200,6 +200,22 @@ def test_a_recipe_is_the_same_as_its_options(ask: Ask, tmp_path: Path) -> None:
     assert titan["tp"] == 1
 
 
+def test_recipes_say_which_layers_stay_in_16_bits(tmp_path: Path) -> None:
+    """The model's own keys default to one layer, those of `mixed_precision` to none."""
+    file = tmp_path / "bridge.yaml"
+    for text, layers in {
+        "mixed_precision: {first_last_layers_bf16: true, num_layers_at_end_in_bf16: 14}": (0, 14),
+        "mixed_precision: {num_layers_at_end_in_bf16: 14}": (None, None),
+        "mixed_precision: bf16_with_fp8_current_scaling_mixed": (1, 1),
+        "mixed_precision: nemotron_h_bf16_with_fp8_current_scaling_mixed": (2, 2),
+        "mixed_precision: bf16_with_mxfp8_mixed": (None, None),
+        "model: {first_last_layers_bf16: true, num_layers_at_start_in_bf16: 3}": (3, 1),
+    }.items():
+        file.write_text(text if "model:" in text else f"model: {{}}\n{text}")
+        options = read_recipe(file)[0]
+        assert (options.get("bf16_first"), options.get("bf16_last")) == layers, text
+
+
 def test_jobs_of_2024_are_read(tmp_path: Path) -> None:
     """Sections of torchtitan@0011fb9; a local batch is as many micro-batches as there are stages, unless said."""
     job = tmp_path / "job.toml"

@@ -322,6 +322,39 @@ def test_what_keeps_less_takes_longer(model: str) -> None:
     assert two.seconds <= one.seconds + waits
 
 
+def test_layers_may_stay_in_16_bits() -> None:
+    """Their time and weights are those of a BF16 step; other layers, embedding, head and MTP keep the format."""
+
+    def step(dtype: str, **options: Any) -> TrainingStep:
+        usual: dict[str, Any] = {
+            "model": "llama-3-8b",
+            "batch": 128,
+            "seq": 1024,
+            "tp": 1,
+            "zero": 3,
+            "recompute": "none",
+        }
+        return train(system=roomy("gb200-1x64"), dtype=dtype, **usual | options).step
+
+    wide, narrow, some = step("bf16"), step("nvfp4"), step("nvfp4", bf16_first=1, bf16_last=3)
+    for n, passes in enumerate(some.stages[0].layers):
+        like = narrow if 1 <= n < 29 else wide
+        assert (passes, some.stages[0].gathers[n]) == (like.stages[0].layers[n], like.stages[0].gathers[n])
+    layers = 4 * (4096 * (4096 * 2 + 1024 * 2 + 14336 * 3 + 2))
+    assert some.memory.weights - narrow.memory.weights == pytest.approx(layers * 0.875 / 64)
+    assert some.memory.gathered == wide.memory.gathered
+    for options, layers in (
+        ({"pp": 2, "interleave": 2, "bf16_first": 2, "bf16_last": 1}, [0, 1, 31]),
+        ({"model": "deepseek-v3", "ep": 64, "bf16_last": 61}, [*range(61)]),
+    ):
+        stages, plain = (step("mxfp8", **options | others).stages for others in ({}, {"bf16_first": 0, "bf16_last": 0}))
+        pairs = [pair for s, p in zip(stages, plain, strict=True) for pair in zip(s.layers, p.layers, strict=True)]
+        assert [n for n, (a, b) in enumerate(pairs) if a.forward_s > b.forward_s] == layers
+    head = step("bf16", tp=2, overlap_tp=False).stages[0].head
+    assert head is not None
+    assert head.forward["tensor parallel"] > head.backward["tensor parallel"]  # the sums of the loss
+
+
 def test_frameworks_keep_logits_and_whole_gradients() -> None:
     """PyTorch's last stage keeps 16-bit logits of all micro-batches; FSDP the gradients of two layers (mlp, attention, norms), in 32 bits."""
     model = load_model("llama-3-8b")
