@@ -317,7 +317,10 @@ def read_recipe(path: str | Path) -> tuple[dict[str, Any], int | None]:
 
 
 def _wide(file: Keys) -> dict[str, int]:
-    """Return how many layers stay in 16 bits; recipes with one scale per tensor name some (Megatron-Bridge@0509780, training/mixed_precision.py)."""
+    """Return how many layers stay in 16 bits; recipes with one scale per tensor name some (Megatron-Bridge@0509780, training/mixed_precision.py).
+
+    Under `model` the usual number is Megatron-Core's (NVIDIA/Megatron-LM@002526d, core/transformer/transformer_config.py).
+    """
     named = file.values.get("mixed_precision")
     if isinstance(named, str):
         layers = 2 if named.startswith(("nemotron", "nanov2")) else 1

@@ -328,9 +328,9 @@ class LayerPrices:
             return True
         return any(op.product and not op.name.startswith("router") for op in ops)
 
-    def _all_reduce(self, hidden: int) -> float:
-        """Return the time to sum a part's outputs; sequence parallelism gathers and scatters instead, in the same time [s]."""
-        moved = self.m.tokens * hidden * self.deployment.run.numerics.act_bytes
+    def _all_reduce(self, hidden: int, value_bytes: float = 0.0) -> float:
+        """Return the time to sum a part's outputs [s], by default activations; sequence parallelism gathers and scatters instead, in the same time."""
+        moved = self.m.tokens * hidden * (value_bytes or self.deployment.run.numerics.act_bytes)
         return self.prices.exchange("all_reduce", moved, self.layout.group(self.deployment.system, self.layout.tp, 1))
 
     def _exchange(self, part: RoutedKind, sent: float) -> float:
@@ -388,8 +388,7 @@ class LayerPrices:
         self._price(ops * times, forward, behind, joules)
         if self.layout.tp > 1 and d.shard.vocab:
             forward[TENSOR] += times * self._all_reduce(d.shard.hidden)  # the gathered input
-            tensor = self.layout.group(d.system, self.layout.tp, 1)
-            forward[TENSOR] += times * LOSS_SUMS * self.prices.exchange("all_reduce", 4.0 * self.m.tokens, tensor)
+            forward[TENSOR] += times * LOSS_SUMS * self._all_reduce(1, 4.0)
             behind[TENSOR] += times * self._all_reduce(d.shard.hidden)
         saved_bytes = times * part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
         logits = self.m.tokens * d.shard.vocab / self.layout.tp

@@ -189,10 +189,10 @@ def _stages(bench: LayerPrices) -> tuple[TrainingStage, ...]:
     waiting = list(in_flight(layout.pp, layout.microbatches, kept_bytes, bench.options.schedule == "zero-bubble"))
     waiting[-1] += head.kept_bytes  # stored and used at once
     waiting = _of_ranks(waiting, layout, bench.options)
-    last = layout.pp - 1
+    last, formats = layout.pp - 1, [[at.bytes_each.weights for at in own] for own in benches]
     return tuple(
         _stage(
-            bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s], benches
+            bench, s, tuple(chunks), (embedding if s == 0 else None, head if s == last else None), waiting[s], formats
         )
         for s, chunks in enumerate(passes)
     )
@@ -213,9 +213,12 @@ def _benches(bench: LayerPrices) -> list[list[LayerPrices]]:
 
 def _stage(
     bench: LayerPrices, index: int, chunks: tuple[tuple[Passes, ...], ...], ends: tuple[Passes | None, Passes | None], waiting: float,
-    benches: Sequence[Sequence[LayerPrices]],
+    formats: Sequence[Sequence[float]],
 ) -> TrainingStage:  # fmt: skip
-    """Return a stage's passes with its exchanges and memory; `waiting` is the peak of stored activations [B]."""
+    """Return a stage's passes with its exchanges and memory.
+
+    `waiting` is the peak of stored activations [B], `formats` has the bytes of a weight in each layer of all stages.
+    """
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
     layer_counts = [layer_parameters(layer) for layer in d.stages[index].layers] or [ParameterCounts(0.0, 0.0)]
@@ -223,7 +226,6 @@ def _stage(
     # Embedding and head are added to the first or last layer.
     place = 0 if index == 0 else len(layer_counts) - 1
     layer_counts[place] = ParameterCounts(layer_counts[place].dense + rest, layer_counts[place].experts)
-    formats = [[at.bytes_each.weights for at in own] for own in benches]
     keys = list(zip(layer_counts, formats[index] or [bench.bytes_each.weights], strict=True))
     known = {key: _exchanges(bench, *key) for key in dict.fromkeys(keys)}
     gathers, scatters = zip(*(known[key] for key in keys), strict=True)

@@ -46,6 +46,8 @@ class Traits:
         Tiles of an image at most; 0: it is not cut.
     any_size : bool
         Whether images keep their size.
+    merge : int
+        Side of the square of patches that becomes one token, if no key states it; 0: 2 where images keep their size, else 1.
     head : bool
         A pooling head, one more block with a separate query, unless ``vision_use_head`` is off; its weights are in
         files, engines do not run it.
@@ -66,6 +68,7 @@ class Traits:
     head_norms: int = 0
     tiles: int = 0
     any_size: bool = False
+    merge: int = 0
     head: bool = False
 
 
@@ -129,9 +132,7 @@ def _merge(config: Config, vision: Config, traits: Traits) -> int:
     ratio = vision.values.get("pixel_shuffle_ratio", config.values.get("downsample_ratio"))
     if isinstance(ratio, (int, float)) and 0 < ratio <= 1:
         return round(1 / ratio)
-    if traits.projector == "strided":
-        return 4  # two convolutions with stride 2
-    return 2 if traits.any_size else 1
+    return traits.merge or (2 if traits.any_size else 1)
 
 
 def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower:
