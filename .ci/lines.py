@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 PAPERS = ("analysis/papers", "workloads/layers/published")
 """Code that only single papers use. It counts as product code and has its own budget too."""
-BUDGETS = {"product": 948_358, "papers": 64_327, "tests": 431_441, "files": 700, "docs": 8_948}
+BUDGETS = {"product": 948_358, "papers": 64_327, "tests": 431_480, "files": 700, "docs": 8_948}
 """Nodes of product code, of `PAPERS` and of tests; files of product code; lines of ``docs/*.md``. Raised five times. First from 925,538, 426,100, 953 and
 9,905: engines' limits by version (4,000), errors of deployments (7,000), launches, backlogs, hooks and parts (12,000) came before what they
 replace has gone. Then from 958,500, 438,000 and 9,470: the speed of plans, training recipes, parts that bring their hooks, and refusals

@@ -37,6 +37,8 @@ class Tower:
         Tokens of every image, for any size; 0: they follow from its pixels.
     tiles : int
         Maximum tiles of `side` of an image, in addition to one small copy of the whole; 0: it is not cut.
+    stated : tuple of int
+        ``num_hidden_layers`` and ``hidden_size`` of its section (or Kimi's ``vt_`` keys); 0 where it has another key.
     """
 
     kind: str
@@ -46,6 +48,7 @@ class Tower:
     side: int = 0
     fixed: int = 0
     tiles: int = 0
+    stated: tuple[int, int] = (0, 0)
 
     @property
     def params(self) -> int:

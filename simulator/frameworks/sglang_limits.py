@@ -327,12 +327,13 @@ class SglangLimits:
         return deployment.model.tower is not None or deployment.model.architecture.endswith("ForConditionalGeneration")
 
     def _tower_share(self, deployment: Deployment) -> float:
-        """Memory share that remains next to an image tower: smaller for a large tower (``adjust_mem_fraction_for_vlm``)."""
+        """Memory share that remains next to an image tower: smaller for a large tower (``adjust_mem_fraction_for_vlm``).
+
+        SGLang knows two keys (`Tower.stated`); a file with others, as Qwen's ``depth``, counts as 24 layers or 1,024 wide.
+        """
         if not self._sees(deployment):
             return 1.0
-        work = (
-            1.0
-            if deployment.model.tower is None
-            else deployment.model.tower.part.depth * deployment.model.tower.part.width**2 / (24 * 1024**2)
-        )
+        tower = deployment.model.tower
+        layers, width = (0, 0) if tower is None else tower.stated
+        work = (layers or 24) * (width or 1024) ** 2 / (24 * 1024**2)
         return 0.95 * max(0.8, min(1.05, 1 - 0.1 * (work - 1)))

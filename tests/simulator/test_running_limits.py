@@ -51,6 +51,8 @@ def made(tmp_path: Path) -> Make:
         ("llama-3.1-8b", "b200-x1", "0.5.19", 0.854), ("llama-3.1-8b", "mi300x-x1", "0.5.9", 0.867 * 0.85),
         ("llama-3.1-70b", "h100-x8", "0.4.0", 0.81), ("gemma-4-26b-a4b", "h200-x1", "0.5.9", 0.907 * 0.95 * 0.9576),
         ("minimax-m3", "h200-x8", "0.5.12", 0.897 * 0.95 * 0.89167),
+        ("llama-4-scout", "h200-x8", "0.5.12", 0.897 * 0.95 * 0.83216),
+        ("qwen3.5-35b-a3b", "h200-x1", "0.5.9", 0.907 * 0.95 * 0.97344),  # its file has `depth`: 24 layers
     ],
 )  # fmt: skip
 def test_the_share_of_memory_follows_from_the_card(

@@ -71,9 +71,13 @@ COUNTED = {
         {"downsample_ratio": 0.5, "text_config": {**TEXT, "hidden_size": 4096}}, 337_509_376, 9 * 256,
     ),
 }  # fmt: skip
-SHIPPED = {"minimax-m3": (865_567_232, 2691), "kimi-k3": (447_358_976, 2691), "step-3.7-flash": (1_981_014_784, 169)}
+SHIPPED = {
+    "minimax-m3": (865_567_232, 2691), "kimi-k3": (447_358_976, 2691), "step-3.7-flash": (1_981_014_784, 169),
+    "gemma-3-4b": (419_816_304, 256), "llama-4-scout": (871_932_416, 2304), "ministral-3-14b": (438_958_080, 1705),
+}  # fmt: skip
 """Catalog entries: weights of the tower, and tokens of an image of 1920 x 1080. M3: the whole checkpoint less its language model (427,040,140,160 -
-426,174,572,928). Step: reference of the model_configs_2026 data. K3: summed over the tensors of SGLang's tower."""
+426,174,572,928). Step: reference of the model_configs_2026 data. K3: summed over the tensors of SGLang's tower. Gemma: 4,300,079,472 of the checkpoint less
+3,880,263,168. Llama 4: summed over the checkpoint's tensors. Ministral: as "pixtral"."""
 
 
 @pytest.mark.parametrize("name", COUNTED)

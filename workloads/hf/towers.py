@@ -140,12 +140,13 @@ def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower
     width = vision.size(*((("embed_dim",) if vision.has("embed_dim") else ()) + WIDTH))
     depth, heads = vision.layers(*DEPTH), vision.size(*HEADS)
     head_dim = vision.size("head_dim", default=max(1, vision.size("qkv_hidden_size", default=width) // heads))
-    inner = vision.size(*INNER, default=0, least=0) if not vision.has("mlp_ratio") else 0
-    if vision.has("mlp_ratio") and not inner:
+    if vision.has("mlp_ratio"):
         ratio = vision.values["mlp_ratio"]
         if not isinstance(ratio, (int, float)) or not 0 < ratio < 100:
             raise vision.error("mlp_ratio", f"must be a number above 0, not {shown(ratio)}")
         inner = int(width * ratio)
+    else:
+        inner = vision.size(*INNER, default=0, least=0)
     inner = inner or 4 * width
     if (
         traits.projector == "glm"
@@ -163,7 +164,11 @@ def _tower(config: Config, vision: Config, traits: Traits, hidden: int) -> Tower
         window=(vision.size("window_size") // patch) ** 2 if vision.has("window_size") else 0,
     )  # fmt: skip
     side, fixed, tiles = _seen(config, vision, traits, patch, merge)
-    return Tower(vision.text("model_type") or "vision", part, patch, merge, side, fixed, tiles)
+    stated = (
+        vision.size("num_hidden_layers", "vt_num_hidden_layers", default=0),
+        vision.size("hidden_size", "vt_hidden_size", default=0),
+    )
+    return Tower(vision.text("model_type") or "vision", part, patch, merge, side, fixed, tiles, stated)
 
 
 def _small(
@@ -173,17 +178,9 @@ def _small(
     block = traits.norms * traits.norm * width + traits.scales * width + traits.head_norms * head_dim
     block += 3 * heads * traits.qkv_bias + width * traits.out_bias
     block += ((traits.matrices - 1) * inner + width) * traits.ffn_bias
+    small = depth * block + traits.ends * traits.norm * width + width * (traits.patch_bias + traits.class_token)
     if traits.head and vision.flag("vision_use_head", True) and vision.text("model_type").startswith("siglip"):
-        block_weights = 4 * width * width + 2 * width * inner
-        depth_extra = block_weights + 4 * width + inner + width + 3 * width  # biases, the query, a norm
-    else:
-        depth_extra = 0
-    small = (
-        depth_extra
-        + depth * block
-        + traits.ends * traits.norm * width
-        + width * (traits.patch_bias + traits.class_token)
-    )
+        small += 2 * width * (2 * width + inner) + 8 * width + inner  # a block with biases, the query, and a norm
     if traits.positions == "grid":
         side = _side(vision, "image_size", 0) // patch
         small += (side * side + traits.class_token) * width
@@ -234,10 +231,9 @@ def _linear(config: Config, vision: Config, width: int, merge: int, hidden: int)
 
 def _merger(config: Config, vision: Config, width: int, merge: int, hidden: int) -> Projected:
     """Return Qwen's and Kimi's projector: a norm and two matrices, once more per tower layer with a separate output."""
-    tower_width = (
-        vision.size("hidden_size") if vision.has("embed_dim") else hidden
-    )  # Qwen2-VL's is the language model's
-    wide, out = width * merge**2, vision.size("out_hidden_size", default=tower_width)
+    wide = width * merge**2
+    # Qwen2-VL's `hidden_size` is the language model's
+    out = vision.size("out_hidden_size", default=vision.size("hidden_size") if vision.has("embed_dim") else hidden)
     matrices = ((wide, wide), (out, wide))
     deep = len(vision.items("deepstack_visual_indexes") or ())
     norm = width * (1 if vision.text("model_type").startswith("qwen2_5") else 2)
