@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
@@ -57,8 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         _fail(str(error), 2)
     except Ended as error:
-        if arguments is None:  # the process ends here: Python's own tidying up takes seconds
-            _leave(str(error), error.code)
         _fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
@@ -118,15 +116,6 @@ def _give_up_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def _leave(message: str, code: int) -> NoReturn:
-    """End the process immediately, after files and workers have been cleaned up."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os.write(2, f"opbyte: error: {message}\n".encode())
-    os._exit(code)
 
 
 def _fail(message: str, code: int) -> None:

@@ -134,7 +134,7 @@ class Live:
     def __init__(self, pools: Pools, policy: Policy, cache: CacheSettings, router: str = "round-robin") -> None:
         if pools.decode:
             raise InputError(pools.entry[0].system.name, "prefills and decodes in two pools; serve supports one")
-        self.route, self.dealt = ROUTERS[router], 0
+        self.route, self.dealt, self.ended = ROUTERS[router], 0, False
         self._recalls = len(pools.entry) > 1 and asks_prefix(self.route)
         self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
         made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
@@ -208,10 +208,10 @@ class Live:
         request.output = min(request.output, request.generated + 1)
 
     def advance(self, until: float) -> None:
-        """Run every step that begins before `until`."""
+        """Run every step that begins before `until`; none from when a signal handler has set `ended`."""
         for live in self.nodes:
             engine = live.node.engine
-            while not engine.done and engine.ready < until:
+            while not engine.done and engine.ready < until and not self.ended:
                 live.step(until)
                 self._note(live.new())
 

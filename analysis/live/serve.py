@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MIN_SCALE, MAX_SCALE = 1e-3, 1e3
 """Range of the time scale: below it, a token takes minutes; above it, the simulation is too slow."""
 
+ENDING_S = 0.5
+"""Time for clients to read the end of their responses after a signal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service(Result):
@@ -162,6 +165,15 @@ async def _serve(
         def capture_signals(self) -> Iterator[None]:
             yield  # `heard` has them
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            asyncio.get_running_loop().call_later(ENDING_S, self.drop)
+            await super().shutdown(sockets)
+
+        def drop(self) -> None:
+            """Drop connections that are still open: accepted late, unread, or amid a body."""
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+
     pacer = Pacer(live, scale, meters)
     config = uvicorn.Config(
         make_app(pacer, name, longest), log_config=None, access_log=False, lifespan="off",
@@ -173,9 +185,13 @@ async def _serve(
         server.should_exit = True
         pacer.close()
 
+    def signalled(number: int) -> None:
+        live.ended = True  # at once: a simulation that lags behind the clock may take seconds to catch up
+        loop.call_soon_threadsafe(end)
+
     simulation = asyncio.create_task(pacer.run())
     simulation.add_done_callback(lambda _: end())
-    with heard(lambda number: loop.call_soon_threadsafe(end)):
+    with heard(signalled):
         listening.listen(4096)
         host, port = listening.getsockname()[:2]
         (ready or _say)(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")

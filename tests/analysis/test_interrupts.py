@@ -174,6 +174,22 @@ def test_ctrl_c_while_the_command_loads_shows_no_traceback(start: Start) -> None
     assert (ended.communicate()[1], ended.returncode) == ("", -signal.SIGINT)
 
 
+def test_a_command_ends_without_the_interpreters_finalization(start: Start) -> None:
+    """That frees compiled code, which takes seconds on a busy machine; what is registered for an end still runs."""
+    script = (
+        "import atexit, os, sys\n"
+        "from opbyte.__main__ import main\n"
+        "class Kept:\n"
+        "    def __del__(self): os.write(1, b'finalized')\n"
+        "kept = Kept()\n"
+        "atexit.register(print, 'registered')\n"
+        "sys.argv = ['opbyte', 'list', 'nothing']\n"
+        "main()\n"
+    )
+    ended = start([sys.executable, "-c", script], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert (ended.communicate()[0], ended.returncode) == ("registered\n", 2)
+
+
 def until_begun(mark: Path) -> None:
     until = time.monotonic() + PATIENCE_S
     while not mark.exists() and time.monotonic() < until:

@@ -164,6 +164,14 @@ def test_what_is_cut_ends_with_its_next_token_and_frees_its_place() -> None:
     assert (found.running, found.waiting) == (0, 0)
 
 
+def test_a_signal_ends_the_catching_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Live(Pools((DEPLOYMENT,)), make_policy("vllm", 256, 8), CACHE)
+    live.submit(0.0, 100, 400)
+    monkeypatch.setattr(live, "_note", lambda found: setattr(live, "ended", True))
+    live.advance(np.inf)
+    assert live.nodes[0].node.engine.state.requests[0].generated == 1
+
+
 def test_one_that_could_never_fit_is_refused_and_leaves_no_trace() -> None:
     live = Live(Pools((DEPLOYMENT,)), make_policy("vllm", 256, 8), CACHE)
     with pytest.raises(CapacityError):
